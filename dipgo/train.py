@@ -1,0 +1,105 @@
+"""Training the pruner (4.1): few-step gradient optimisation through whole sampler runs, as a generator."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from dipgo.costs import CostModel
+from dipgo.errors import DipgoError
+from dipgo.gating import gated
+from dipgo.losses import consistency, sparsity
+from dipgo.pruner import Pruner, straight_through
+from dipgo.sampling import Sampler, rollout
+
+Batch = tuple[torch.Tensor, Mapping[str, torch.Tensor]]  # initial noise and the denoiser's conditioning
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Settings of section 4.1 and appendix A; the defaults are the paper's for SD-1.5.
+
+    `steps` optimiser steps of `accumulate` batches each; `lr` decays by a cosine; `alpha` and `tau` of
+    Eq. 3; `gamma` weighs the sparsity by the MACs that each block frees; `checkpoint` trades time for memory.
+    """
+
+    steps: int = 1000
+    lr: float = 0.1
+    weight_decay: float = 1e-4
+    accumulate: int = 1
+    loss: str = "ssim"
+    alpha: float = 1.0
+    tau: float = 0.2
+    gamma: bool = True
+    encoder: str = "linear"
+    width: int = 512
+    keep: float = 0.6
+    checkpoint: bool = True
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class TrainStep:
+    """Where training stands after `step` optimiser steps: Eq. 3's terms before the update."""
+
+    step: int
+    consistency: float
+    sparsity: float
+    pruner: Pruner
+
+
+def train_pruner(
+    config: TrainConfig,
+    denoiser: nn.Module,
+    sampler: Sampler,
+    costs: CostModel,
+    batches: Iterator[Batch],
+    decode: Callable[[torch.Tensor], torch.Tensor],
+    guidance: float,
+) -> Iterator[TrainStep]:
+    """Minimise Eq. 3 over the pruner's parameters; the denoiser stays as it is. Yields after every update.
+
+    `batches` gives (initial noise, conditioning) as `rollout` takes them; `decode` turns final latents into
+    images in [0, 1], differentiably. The caller owns logging and stopping.
+    """
+    if config.steps < 1 or config.accumulate < 1:
+        raise DipgoError(
+            f"training needs at least 1 step of 1 batch, got {config.steps} of {config.accumulate}"
+        )
+    distance = consistency(config.loss)
+    device = next(denoiser.parameters()).device
+    torch.manual_seed(config.seed)
+    pruner = Pruner(
+        sampler.calls, len(costs.graph.sites), width=config.width, encoder=config.encoder, keep=config.keep
+    ).to(device)
+    shares = costs.freed_shares() if config.gamma else [1.0] * len(costs.graph.sites)
+    gamma = torch.as_tensor(shares, dtype=torch.float32, device=device)
+    optimizer = torch.optim.SGD(pruner.parameters(), lr=config.lr, weight_decay=config.weight_decay)
+    decay = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, config.steps)
+    frozen = [p for p in denoiser.parameters() if p.requires_grad]
+    for parameter in frozen:
+        parameter.requires_grad_(False)
+    try:
+        for step in range(1, config.steps + 1):
+            total = 0.0
+            for _ in range(config.accumulate):
+                noise, conditioning = next(batches)
+                with torch.no_grad():
+                    full = decode(rollout(denoiser, sampler, noise, conditioning, guidance))
+                gates = straight_through(pruner.scores())
+                with gated(denoiser, costs.graph, gates, checkpoint=config.checkpoint):
+                    pruned = decode(rollout(denoiser, sampler, noise, conditioning, guidance))
+                error, kept = distance(pruned, full), sparsity(gates, gamma)
+                loss = error + config.alpha * kept if kept.item() > config.tau else error
+                (loss / config.accumulate).backward()
+                total += error.item() / config.accumulate
+            optimizer.step()
+            optimizer.zero_grad()
+            decay.step()
+            yield TrainStep(step, total, kept.item(), pruner)
+    finally:
+        for parameter in frozen:
+            parameter.requires_grad_(True)

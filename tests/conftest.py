@@ -1,0 +1,52 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from dipgo import Sampler, count_costs, initial_noise, trace_graph
+from dipgo.families import FAMILIES
+
+torch.set_num_threads(1)  # tiny models: threads cost more than they bring, and stall on a busy machine
+
+SD_SCHEDULER = {
+    "num_train_timesteps": 1000,
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+    "set_alpha_to_one": False,
+    "steps_offset": 1,
+}
+GUIDANCE = 4.0
+
+
+class Tiny:
+    """A random U-Net of SD-1.5's shape with everything a sampler run needs."""
+
+    def __init__(self) -> None:
+        self.family = FAMILIES[0]
+        torch.manual_seed(0)
+        self.denoiser = self.family.tiny()
+        self.probe = self.family.probe(self.denoiser)
+        self.graph = trace_graph(self.denoiser, self.family.blocks(self.denoiser), self.probe)
+        self.noise = initial_noise(0, [0, 1], (4, 8, 8))
+        self.conditioning = {"encoder_hidden_states": torch.randn(4, 6, 8)}
+
+    def sampler(self, name: str = "ddim", steps: int = 6, **kwargs) -> Sampler:
+        return Sampler(name, SD_SCHEDULER, steps, **kwargs)
+
+    def random_reuse(self, calls: int, seed: int = 0, share: float = 0.5) -> torch.Tensor:
+        reuse = (
+            torch.rand(calls, len(self.graph.sites), generator=torch.Generator().manual_seed(seed)) < share
+        )
+        reuse[0] = False
+        return reuse
+
+
+@pytest.fixture(scope="session")
+def tiny() -> Tiny:
+    return Tiny()
+
+
+@pytest.fixture(scope="session")
+def tiny_costs(tiny):
+    return count_costs(tiny.denoiser, tiny.graph, tiny.probe)

@@ -1,0 +1,182 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from diffusers import AutoencoderKL, PNDMScheduler, StableDiffusionPipeline
+from transformers import CLIPTextConfig, CLIPTextModel
+
+from dipgo import DipgoError, Outcome, PartialTrajectory, Schedule, gated, rollout
+from tests.conftest import GUIDANCE, SD_SCHEDULER
+
+
+def run(tiny, gates, sampler, **kwargs):
+    with torch.no_grad(), gated(tiny.denoiser, tiny.graph, gates, **kwargs) as trace:
+        return rollout(tiny.denoiser, sampler, tiny.noise, tiny.conditioning, GUIDANCE), trace
+
+
+def relative(a: torch.Tensor, b: torch.Tensor) -> float:
+    return float((a - b).abs().max() / b.abs().max())
+
+
+@pytest.mark.parametrize("name", ["ddim", "plms", "dpm"])
+def test_everything_kept_is_bit_equal_to_the_stock_pipeline(tiny, name):
+    text_config = CLIPTextConfig(
+        hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=2
+    )
+    vae = AutoencoderKL(block_out_channels=(4,), norm_num_groups=2, latent_channels=4)
+    sampler = tiny.sampler(name)
+    pipeline = StableDiffusionPipeline(
+        vae=vae,
+        text_encoder=CLIPTextModel(text_config),
+        tokenizer=None,
+        unet=tiny.denoiser,
+        scheduler=sampler.scheduler(),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+    pipeline.set_progress_bar_config(disable=True)
+    negative, positive = tiny.conditioning["encoder_hidden_states"].chunk(2)
+    stock = pipeline(
+        prompt_embeds=positive,
+        negative_prompt_embeds=negative,
+        latents=tiny.noise.clone(),
+        num_inference_steps=sampler.steps,
+        guidance_scale=GUIDANCE,
+        output_type="latent",
+    ).images
+    ours, trace = run(tiny, Schedule.dense(tiny.graph.sites, sampler.calls), sampler)
+    assert torch.equal(ours, stock)
+    assert (trace.outcomes == Outcome.COMPUTED).all() and trace.ran.all()
+
+
+def ddim_over(tiny, kept: np.ndarray) -> torch.Tensor:
+    """DDIM (eta 0) written out over arbitrary timesteps: an oracle that shares no code with the executor."""
+    scheduler = PNDMScheduler.from_config(SD_SCHEDULER)
+    alphas = scheduler.alphas_cumprod.double()
+    latents = tiny.noise.double()
+    for position, timestep in enumerate(kept):
+        sample = torch.cat([latents] * 2).float()
+        out = tiny.denoiser(sample, int(timestep), **tiny.conditioning).sample.double()
+        negative, positive = out.chunk(2)
+        noise = negative + GUIDANCE * (positive - negative)
+        here = alphas[timestep]
+        last = position + 1 == len(kept)
+        there = alphas[0] if last else alphas[kept[position + 1]]
+        clean = (latents - (1 - here).sqrt() * noise) / here.sqrt()
+        latents = there.sqrt() * clean + (1 - there).sqrt() * noise
+    return latents
+
+
+def test_whole_step_skips_on_ddim_equal_ddim_over_the_kept_timesteps(tiny):
+    sampler = tiny.sampler("ddim", 20)
+    kept = [0, 1, 4, 9, 13, 18]
+    schedule = Schedule.skip_calls(tiny.graph.sites, sampler.calls, kept)
+    ours, trace = run(tiny, schedule, sampler)
+    with torch.no_grad():
+        oracle = ddim_over(tiny, sampler.timesteps[kept])
+    assert relative(ours.double(), oracle) < 1e-4
+    assert list(np.flatnonzero(trace.ran)) == kept
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("name", ["ddim", "plms"])
+def test_a_hard_schedule_equals_soft_gates_of_zero_and_one(tiny, name, seed):
+    sampler = tiny.sampler(name, 8)
+    reuse = tiny.random_reuse(sampler.calls, seed, share=0.3 + 0.15 * seed)
+    hard, _ = run(tiny, Schedule(tiny.graph.sites, reuse.numpy()), sampler)
+    soft, _ = run(tiny, reuse.float(), sampler)
+    dense, _ = run(tiny, torch.zeros(reuse.shape), sampler)
+    assert relative(hard, soft) < 1e-5
+    assert relative(dense, soft) > 1e-4
+
+
+def test_the_trace_shows_that_dead_blocks_did_not_run(tiny):
+    sampler = tiny.sampler("ddim", 8)
+    schedule = Schedule(tiny.graph.sites, tiny.random_reuse(sampler.calls, 1).numpy())
+    entered = []
+    handles = [
+        tiny.denoiser.get_submodule(f"{site}.resnets.0").register_forward_hook(
+            lambda *_, site=site: entered.append(site)
+        )
+        for site in tiny.graph.sites
+    ]
+    _, trace = run(tiny, schedule, sampler)
+    for handle in handles:
+        handle.remove()
+    execution = tiny.graph.execute(schedule)
+    assert execution.dead.any() and execution.reused.any()
+    assert (trace.outcomes == np.select([execution.computed, execution.reused], [0, 1], 2)).all()
+    counts = [entered.count(site) for site in tiny.graph.sites]  # seen from inside the blocks
+    assert counts == execution.computed.sum(0).tolist()
+
+
+def test_a_call_in_which_nothing_runs_does_not_enter_the_denoiser(tiny):
+    sampler = tiny.sampler("ddim", 6)
+    calls = []
+    handle = tiny.denoiser.conv_in.register_forward_hook(lambda *_: calls.append(1))
+    run(tiny, Schedule.skip_calls(tiny.graph.sites, 6, [0, 3]), sampler)
+    handle.remove()
+    assert len(calls) == 2
+
+
+def test_gradients_with_checkpointing_equal_those_without(tiny):
+    sampler = tiny.sampler("ddim", 5)
+    start = 0.4 * tiny.random_reuse(sampler.calls, 2).float()
+    gradients = []
+    for checkpoint in (False, True):
+        gates = start.clone().requires_grad_()
+        with gated(tiny.denoiser, tiny.graph, gates, checkpoint=checkpoint):
+            rollout(
+                tiny.denoiser, sampler, tiny.noise, tiny.conditioning, GUIDANCE
+            ).square().mean().backward()
+        gradients.append(gates.grad)
+    assert gradients[0][1:].abs().min() > 0
+    torch.testing.assert_close(gradients[0], gradients[1])
+
+
+def test_two_guidance_passes_keep_a_cache_each(tiny):
+    sampler = tiny.sampler("ddim", 6)
+    reuse = Schedule(tiny.graph.sites, tiny.random_reuse(sampler.calls, 3).numpy())
+    together, _ = run(tiny, reuse, sampler)
+
+    def one_after_the_other(sample, timestep, encoder_hidden_states, return_dict):
+        halves = zip(sample.chunk(2), encoder_hidden_states.chunk(2), strict=True)
+        return (torch.cat([tiny.denoiser(x, timestep, e).sample for x, e in halves]),)
+
+    with torch.no_grad(), gated(tiny.denoiser, tiny.graph, reuse, calls_per_step=2):
+        apart = rollout(one_after_the_other, sampler, tiny.noise, tiny.conditioning, GUIDANCE)
+    assert relative(apart, together) < 1e-5
+
+
+def test_a_second_run_in_the_same_context_starts_afresh(tiny):
+    sampler = tiny.sampler("ddim", 6)
+    schedule = Schedule(tiny.graph.sites, tiny.random_reuse(6, 4).numpy())
+    with torch.no_grad(), gated(tiny.denoiser, tiny.graph, schedule):
+        first = rollout(tiny.denoiser, sampler, tiny.noise, tiny.conditioning, GUIDANCE)
+        rollout(tiny.denoiser, sampler, tiny.noise + 1, tiny.conditioning, GUIDANCE)
+        again = rollout(tiny.denoiser, sampler, tiny.noise, tiny.conditioning, GUIDANCE)
+    assert torch.equal(first, again)
+
+
+def test_leaves_no_trace_on_the_denoiser(tiny):
+    before = {name: set(vars(module)) for name, module in tiny.denoiser.named_modules()}
+    run(tiny, Schedule.dense(tiny.graph.sites, 6), tiny.sampler())
+    assert before == {name: set(vars(module)) for name, module in tiny.denoiser.named_modules()}
+
+
+def test_a_partial_trajectory_is_refused(tiny):
+    with pytest.raises(PartialTrajectory, match="7"):
+        run(tiny, Schedule.dense(tiny.graph.sites, 7), tiny.sampler(steps=6))
+
+
+def test_gates_of_another_shape_and_double_gating_are_refused(tiny):
+    with pytest.raises(DipgoError, match="shape"):
+        run(tiny, torch.zeros(6, 4), tiny.sampler())
+    with pytest.raises(DipgoError, match="call 0"):
+        run(tiny, torch.ones(6, 9), tiny.sampler())
+    with pytest.raises(DipgoError, match="gated already"):
+        with gated(tiny.denoiser, tiny.graph, torch.zeros(6, 9)):
+            run(tiny, torch.zeros(6, 9), tiny.sampler())
+    run(tiny, torch.zeros(6, 9), tiny.sampler())  # and the refusal left nothing behind

@@ -1,0 +1,94 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from dipgo import DipgoError, Sampler, Schedule, gated, initial_noise, rollout
+from tests.conftest import GUIDANCE, SD_SCHEDULER
+
+
+def test_plms_makes_51_calls_for_50_steps_and_is_charged_50(tiny):
+    sampler = tiny.sampler("plms", 50)
+    assert sampler.calls == 51 and sampler.charged_steps == 50
+    assert sampler.call_steps.tolist() == [0, 1, *range(1, 50)]
+    assert sampler.timesteps[1] == sampler.timesteps[2]
+
+
+@pytest.mark.parametrize("name", ["ddim", "dpm"])
+def test_other_samplers_call_once_a_step(tiny, name):
+    sampler = tiny.sampler(name, 50)
+    assert sampler.calls == sampler.charged_steps == 50
+
+
+def test_a_stride_leaves_calls_of_the_grid_out(tiny):
+    grid = tiny.sampler("plms", 50)
+    strided = tiny.sampler("plms", 50, stride=2)
+    assert strided.timesteps.tolist() == grid.timesteps[::2].tolist()
+    assert strided.charged_steps == 26
+
+
+def test_noise_depends_on_seed_and_prompt_index_alone():
+    together = initial_noise(3, [4, 5, 6], (2, 4, 4))
+    assert torch.equal(together[1:2], initial_noise(3, [5], (2, 4, 4)))
+    assert not torch.equal(together[0], together[1])
+    assert not torch.equal(together, initial_noise(4, [4, 5, 6], (2, 4, 4)))
+
+
+@pytest.mark.parametrize("name", ["ddim", "plms", "dpm"])
+def test_batch_size_does_not_change_an_image(tiny, name):
+    sampler = tiny.sampler(name, 6)
+    reuse = Schedule(tiny.graph.sites, tiny.random_reuse(sampler.calls, 5).numpy())
+    noise = initial_noise(0, list(range(16)), (4, 8, 8))
+    negative, positive = torch.randn(2, 16, 6, 8, generator=torch.Generator().manual_seed(0))
+
+    def images(batch: int) -> torch.Tensor:
+        parts = []
+        for i in range(0, 16, batch):
+            text = torch.cat([negative[i : i + batch], positive[i : i + batch]])
+            with torch.no_grad(), gated(tiny.denoiser, tiny.graph, reuse):
+                parts.append(
+                    rollout(
+                        tiny.denoiser,
+                        sampler,
+                        noise[i : i + batch],
+                        {"encoder_hidden_states": text},
+                        GUIDANCE,
+                    )
+                )
+        return torch.cat(parts)
+
+    one, all_at_once = images(1), images(16)
+    assert float((one - all_at_once).abs().max() / one.abs().max()) < 1e-5
+
+
+def test_no_guidance_runs_one_branch(tiny):
+    seen = []
+
+    def denoiser(sample, timestep, return_dict):
+        seen.append(len(sample))
+        return (torch.zeros_like(sample),)
+
+    rollout(denoiser, tiny.sampler(steps=2), tiny.noise, {}, guidance=1.0)
+    assert seen == [2, 2]
+
+
+@pytest.mark.parametrize(("name", "says"), [("ddmi", "did you mean ddim"), ("euler", "unknown scheduler")])
+def test_an_unknown_scheduler_is_named(name, says):
+    with pytest.raises(DipgoError, match=says):
+        Sampler(name, SD_SCHEDULER, 10)
+
+
+@pytest.mark.parametrize("steps", [0, -1, 1001])
+def test_a_step_count_that_the_noise_schedule_lacks_is_refused(steps):
+    with pytest.raises(DipgoError, match=str(steps)):
+        Sampler("ddim", SD_SCHEDULER, steps)
+
+
+def test_a_run_is_repeatable(tiny):
+    sampler = tiny.sampler("plms", 5)
+    runs = []
+    for _ in range(2):
+        with torch.no_grad():
+            runs.append(rollout(tiny.denoiser, sampler, tiny.noise, tiny.conditioning, GUIDANCE).numpy())
+    assert np.array_equal(*runs)
