@@ -103,9 +103,7 @@ def count_costs(denoiser: nn.Module, graph: BlockGraph, inputs: Mapping[str, Any
         by_module = analysis.by_module_and_operator()
     uncounted = [op for op in analysis.unsupported_ops() if _is_matrix_product(op)]
     if uncounted:
-        raise DipgoError(
-            f"fvcore has no count for {', '.join(sorted(uncounted))}; add a handle in dipgo/costs.py"
-        )
+        raise DipgoError(f"fvcore has no count for {', '.join(sorted(uncounted))}; add a handle in dipgo/costs.py")
 
     def costs(operators: Sequence[str]) -> Costs:
         def macs(module: str) -> float:

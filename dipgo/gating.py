@@ -85,9 +85,7 @@ class _DenoiserHook(ModelHook):
         idle = run.execution is not None and not run.execution.computed[run.call].any()
         run.trace.ran[run.call] = not idle
         if idle:
-            run.trace.outcomes[run.call] = np.where(
-                run.execution.reused[run.call], Outcome.REUSED, Outcome.DEAD
-            )
+            run.trace.outcomes[run.call] = np.where(run.execution.reused[run.call], Outcome.REUSED, Outcome.DEAD)
             output = run.memory[""]
         else:
             output = run.memory[""] = self.fn_ref.original_forward(*args, **kwargs)
@@ -108,11 +106,7 @@ class _BlockHook(ModelHook):
             return run.memory[site]  # of a dead block: a stand-in of the right shape that nobody reads
         # Around the original forward only: recomputing the hook itself would advance its state twice.
         forward = self.fn_ref.original_forward
-        new = (
-            recompute(forward, *args, use_reentrant=False, **kwargs)
-            if self.checkpoint
-            else forward(*args, **kwargs)
-        )
+        new = recompute(forward, *args, use_reentrant=False, **kwargs) if self.checkpoint else forward(*args, **kwargs)
         run.trace.outcomes[call, self.index] = Outcome.COMPUTED
         if run.soft is not None and call > 0:
             new = reuse_softly(run.soft[call, self.index], run.memory[site], new)
@@ -154,9 +148,7 @@ def gated(
     for module, hook in hooks:
         registry = HookRegistry.check_if_exists_or_initialize(module)
         if HOOK in registry.hooks:
-            raise DipgoError(
-                "this denoiser is gated already; leave the first context before entering another"
-            )
+            raise DipgoError("this denoiser is gated already; leave the first context before entering another")
         registry.register_hook(hook, HOOK)
     try:
         yield run.trace

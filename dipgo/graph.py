@@ -137,6 +137,4 @@ def resolve(denoiser: nn.Module, site: str) -> nn.Module:
     try:
         return denoiser.get_submodule(site)
     except AttributeError:
-        raise DipgoError(
-            f"{type(denoiser).__name__} has no module {site!r}: site of another family?"
-        ) from None
+        raise DipgoError(f"{type(denoiser).__name__} has no module {site!r}: site of another family?") from None

@@ -20,9 +20,7 @@ class Pruner(nn.Module):
     layers' weights are zero and their bias favours keeping, so that training starts from the dense run.
     """
 
-    def __init__(
-        self, calls: int, sites: int, *, width: int = 512, encoder: str = "linear", keep: float = 0.6
-    ):
+    def __init__(self, calls: int, sites: int, *, width: int = 512, encoder: str = "linear", keep: float = 0.6):
         super().__init__()
         if encoder not in ENCODERS:
             raise unknown("encoder", encoder, ENCODERS)
@@ -30,9 +28,7 @@ class Pruner(nn.Module):
         count = (calls - 1) * sites
         self.queries = nn.Parameter(torch.randn(count, width))
         if encoder == "linear":
-            self.encoder: nn.Module = nn.Sequential(
-                nn.Linear(width, width), nn.ReLU(), nn.Linear(width, width)
-            )
+            self.encoder: nn.Module = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, width))
         else:
             self.encoder = nn.TransformerEncoderLayer(width, HEADS, 2 * width, dropout=0.0, batch_first=True)
         bound = width**-0.5

@@ -29,17 +29,13 @@ class Schedule:
         object.__setattr__(self, "sites", tuple(self.sites))
         reuse = np.array(self.reuse)  # a copy: the caller's array stays the caller's
         if reuse.ndim != 2 or reuse.shape[1] != len(self.sites) or not len(reuse):
-            raise DipgoError(
-                f"schedule has shape {reuse.shape}, expected [calls, {len(self.sites)}] for its sites"
-            )
+            raise DipgoError(f"schedule has shape {reuse.shape}, expected [calls, {len(self.sites)}] for its sites")
         if reuse.dtype != bool:
             raise DipgoError(f"schedule has dtype {reuse.dtype}, expected bool (true = reuse)")
         if len(set(self.sites)) != len(self.sites):
             raise DipgoError("schedule names a site twice")
         if reuse[0].any():
-            raise DipgoError(
-                "schedule reuses in call 0, where nothing has been computed yet; clear its first row"
-            )
+            raise DipgoError("schedule reuses in call 0, where nothing has been computed yet; clear its first row")
         reuse.flags.writeable = False
         object.__setattr__(self, "reuse", reuse)
 

@@ -12,9 +12,7 @@ TOLERANCE = 0.0125
 SMALLEST_INTERVAL = 1e-12  # of the bisection: below it two float32 scores cannot be told apart
 
 
-def select_schedule(
-    scores: np.ndarray, ratio: float, costs: CostModel, *, tolerance: float = TOLERANCE
-) -> Schedule:
+def select_schedule(scores: np.ndarray, ratio: float, costs: CostModel, *, tolerance: float = TOLERANCE) -> Schedule:
     """Bisect a threshold c in [0, 1] over `scores` [calls, sites] until the pruned ratio is near `ratio`.
 
     Blocks scored below c are pruned, the cascade is applied, and the share of MACs saved (the paper's
@@ -24,9 +22,7 @@ def select_schedule(
     if not 0 < ratio < 1:
         raise DipgoError(f"pruned ratio is {ratio}; it must lie strictly between 0 and 1")
     if not np.isfinite(scores).all():
-        raise DipgoError(
-            "scores hold NaN or infinity: the pruner's training diverged; lower its learning rate"
-        )
+        raise DipgoError("scores hold NaN or infinity: the pruner's training diverged; lower its learning rate")
     low, high = 0.0, 1.0
     seen = set()
     while high - low > SMALLEST_INTERVAL:

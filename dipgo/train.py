@@ -66,9 +66,7 @@ def train_pruner(
     images in [0, 1], differentiably. The caller owns logging and stopping.
     """
     if config.steps < 1 or config.accumulate < 1:
-        raise DipgoError(
-            f"training needs at least 1 step of 1 batch, got {config.steps} of {config.accumulate}"
-        )
+        raise DipgoError(f"training needs at least 1 step of 1 batch, got {config.steps} of {config.accumulate}")
     distance = consistency(config.loss)
     device = next(denoiser.parameters()).device
     torch.manual_seed(config.seed)

@@ -1,0 +1,27 @@
+"""One file a method; each offers `plan(context) -> Plan`. The registry finds them by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from baselines import deepcache, dense, dipgo, kept_timesteps, step_skip
+from baselines.context import Plan, PlanContext
+from dipgo.errors import unknown
+
+METHODS: dict[str, Callable[[PlanContext], Plan]] = {
+    "dense": dense.plan,
+    "step_skip": step_skip.plan,
+    "deepcache": deepcache.plan,
+    "dipgo": dipgo.plan,
+    "kept_timesteps": kept_timesteps.plan,
+}
+
+
+def method(name: str) -> Callable[[PlanContext], Plan]:
+    """The planner of a method; raises `DipgoError` with the nearest names for an unknown one."""
+    if name not in METHODS:
+        raise unknown("method", name, METHODS)
+    return METHODS[name]
+
+
+__all__ = ["METHODS", "Plan", "PlanContext", "method"]

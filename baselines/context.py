@@ -1,0 +1,64 @@
+"""What every method gets to see, and what it answers with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from dipgo import BlockGraph, CostModel, Sampler, Schedule, count_costs, family_of, trace_graph
+from dipgo.errors import DipgoError
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How to sample: a sampler and a schedule, with the cost model of the schedule's sites."""
+
+    sampler: Sampler
+    schedule: Schedule
+    costs: CostModel
+
+
+@dataclass(frozen=True)
+class PlanContext:
+    """A denoiser with its block graph and costs, the run's own sampler, and the method's parameters.
+
+    `train` gives the scores [calls, sites] of a pruner trained with the given settings; equal settings are
+    trained once. `plan_of` gives the plan of another run of the suite, for methods that start from one.
+    """
+
+    denoiser: nn.Module
+    costs: CostModel
+    sampler: Sampler
+    params: Mapping[str, Any]
+    train: Callable[[Mapping[str, Any]], np.ndarray]
+    plan_of: Callable[[str], Plan]
+
+    @property
+    def graph(self) -> BlockGraph:
+        """The graph of the family's own blocks."""
+        return self.costs.graph
+
+    def param(self, name: str) -> Any:
+        """A required parameter of the method, or one clear line."""
+        if name not in self.params:
+            raise DipgoError(f"the method needs the parameter {name!r}; set it in the run's params")
+        return self.params[name]
+
+    def dense(self) -> Plan:
+        """Everything is computed."""
+        return Plan(self.sampler, Schedule.dense(self.graph.sites, self.sampler.calls), self.costs)
+
+    def skipping(self, computed: Sequence[int]) -> Plan:
+        """Whole calls are skipped but for those in `computed`; the last prediction is held."""
+        schedule = Schedule.skip_calls(self.graph.sites, self.sampler.calls, computed)
+        return Plan(self.sampler, schedule, self.costs)
+
+    def at_sites(self, sites: Sequence[str]) -> PlanContext:
+        """The same context over other sites, traced and counted anew."""
+        probe = family_of(self.denoiser).probe(self.denoiser)
+        graph = trace_graph(self.denoiser, sites, probe)
+        return replace(self, costs=count_costs(self.denoiser, graph, probe))

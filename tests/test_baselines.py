@@ -1,0 +1,125 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from DeepCache import DeepCacheSDHelper
+
+from baselines import METHODS, Plan, PlanContext, method
+from dipgo import DipgoError, UnreachableRatio, gated, rollout
+from tests.conftest import GUIDANCE
+
+
+@pytest.fixture
+def context(tiny, tiny_costs):
+    def make(name: str = "ddim", steps: int = 10, scores=None, plans=None, **params) -> PlanContext:
+        return PlanContext(
+            tiny.denoiser,
+            tiny_costs,
+            tiny.sampler(name, steps),
+            params,
+            train=lambda settings: scores,
+            plan_of=lambda other: plans[other],
+        )
+
+    return make
+
+
+def run(tiny, plan: Plan) -> torch.Tensor:
+    with torch.no_grad(), gated(tiny.denoiser, plan.costs.graph, plan.schedule):
+        return rollout(tiny.denoiser, plan.sampler, tiny.noise, tiny.conditioning, GUIDANCE)
+
+
+def deepcache_package(tiny, sampler, interval: int, branch: int) -> torch.Tensor:
+    class Pipe:
+        unet, scheduler = tiny.denoiser, sampler.scheduler()
+
+    helper = DeepCacheSDHelper(pipe=Pipe())
+    helper.set_params(cache_interval=interval, cache_branch_id=branch)
+    helper.enable()
+    try:
+        with torch.no_grad():
+            return rollout(tiny.denoiser, sampler, tiny.noise, tiny.conditioning, GUIDANCE)
+    finally:
+        helper.disable()
+
+
+@pytest.mark.parametrize(("interval", "branch"), [(2, 0), (5, 0), (3, 1), (3, 2), (4, 3), (3, 4), (3, 7)])
+def test_deepcache_as_a_schedule_equals_the_deepcache_package(tiny, context, interval, branch):
+    made = context(interval=interval, branch=branch)
+    plan = method("deepcache")(made)
+    package = deepcache_package(tiny, made.sampler, interval, branch)
+    torch.testing.assert_close(run(tiny, plan), package, rtol=1e-5, atol=1e-6)
+    assert (package - run(tiny, made.dense())).abs().max() > 1e-3
+
+
+def test_deepcache_keeps_the_calls_between_cheap(tiny, context):
+    made = context(interval=5, branch=0)
+    plan = method("deepcache")(made)
+    spent = plan.costs.full.per_call(plan.costs.graph.execute(plan.schedule).computed)
+    assert spent[0] == spent[5] == pytest.approx(tiny_dense(plan)) and (np.delete(spent, [0, 5]) < spent[0] / 2).all()
+
+
+def tiny_dense(plan: Plan) -> float:
+    return plan.costs.full.dense
+
+
+def test_dense_reuses_nothing(context):
+    assert not method("dense")(context()).schedule.reuse.any()
+
+
+@pytest.mark.parametrize(("params", "kept"), [({"interval": 2}, [0, 2, 4, 6, 8]), ({"calls": 3}, [0, 3, 6])])
+def test_step_skip_holds_between_evenly_spread_calls(context, params, kept):
+    plan = method("step_skip")(context(mode="hold", **params))
+    assert np.flatnonzero(~plan.schedule.reuse.any(1)).tolist() == kept
+
+
+def test_step_skip_omit_leaves_calls_of_the_grid_out(context):
+    made = context("plms", 50, mode="omit", interval=2)
+    plan = method("step_skip")(made)
+    assert plan.sampler.timesteps.tolist() == made.sampler.timesteps[::2].tolist()
+    assert not plan.schedule.reuse.any()
+
+
+def test_dipgo_meets_its_ratio_from_the_trained_scores(context, tiny_costs):
+    scores = np.random.default_rng(0).random((50, 9))
+    plan = method("dipgo")(context(steps=50, scores=scores, ratio=0.8))
+    assert abs(tiny_costs.pruned_ratio(plan.schedule) - 0.8) < 0.0125
+
+
+def test_kept_timesteps_are_those_of_the_other_run(context):
+    other = method("step_skip")(context("plms", 50, mode="hold", calls=10))
+    plan = method("kept_timesteps")(context("plms", 50, of="other", plans={"other": other}))
+    computed = plan.costs.graph.execute(plan.schedule).computed_calls
+    assert plan.sampler.name == "ddim"
+    wanted = other.sampler.timesteps[other.costs.graph.execute(other.schedule).computed_calls]
+    assert plan.sampler.timesteps[computed].tolist() == wanted.tolist()
+
+
+@pytest.mark.parametrize(
+    ("name", "params", "says"),
+    [
+        ("step_skip", {}, "mode"),
+        ("step_skip", {"mode": "hodl"}, "did you mean hold"),
+        ("step_skip", {"mode": "hold", "interval": 0}, "interval is 0"),
+        ("step_skip", {"mode": "hold", "calls": 99}, "calls=99"),
+        ("deepcache", {"interval": 0, "branch": 0}, "interval 0"),
+        ("deepcache", {"interval": 5, "branch": 12}, "branch 12"),
+        ("dipgo", {"ratio": 0.0, "scores": np.ones((10, 9))}, "between 0 and 1"),
+        ("kept_timesteps", {}, "'of'"),
+    ],
+)
+def test_bad_parameters_are_named(context, name, params, says):
+    with pytest.raises(DipgoError, match=says):
+        method(name)(context(**params))
+
+
+def test_an_unreachable_ratio_is_refused(context):
+    with pytest.raises(UnreachableRatio):
+        method("dipgo")(context(scores=np.random.default_rng(0).random((10, 9)), ratio=0.95))
+
+
+def test_an_unknown_method_is_named():
+    with pytest.raises(DipgoError, match="did you mean deepcache"):
+        method("deepcach")
+    assert "dipgo" in METHODS
