@@ -1,0 +1,71 @@
+"""Sessions of the suite. They share one environment, so that torch is installed once.
+
+nox -s reproduce-table1            measure Table 1 and render it; finished runs are re-used
+nox -s reproduce-table1 -- --fresh measure everything again
+nox -s tests                       run the tests
+nox -s lint                        check style
+nox -s render                      render the tables from their records, measuring nothing
+"""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+from pathlib import Path
+
+import nox
+
+nox.options.sessions = ["lint", "tests"]
+nox.needs_version = ">=2024.4.15"
+
+ROOT = Path(__file__).parent
+ENVIRONMENT = ROOT / ".nox" / "suite"
+GROUPS = ("suite", "tests", "lint")
+SOME_ROWS_ABSENT = 3  # `python -m benchmarks run` says so when records of some rows only hold a reason
+
+
+def suite_environment(session: nox.Session) -> str:
+    """The shared environment's python; made on first use and again when pyproject.toml changes."""
+    python = ENVIRONMENT / ("Scripts/python.exe" if sys.platform == "win32" else "bin/python")
+    wanted = hashlib.sha256((ROOT / "pyproject.toml").read_bytes()).hexdigest()
+    stamp = ENVIRONMENT / "pyproject.sha256"
+    if not (python.exists() and stamp.exists() and stamp.read_text() == wanted):
+        session.run(sys.executable, "-m", "venv", "--clear", str(ENVIRONMENT), external=True)
+        groups = [f"--group={ROOT / 'pyproject.toml'}:{group}" for group in GROUPS]
+        session.run(str(python), "-m", "pip", "install", "--upgrade", "pip>=25.1", external=True)
+        session.run(str(python), "-m", "pip", "install", "-e", str(ROOT), *groups, external=True)
+        stamp.write_text(wanted)
+    return str(python)
+
+
+def run(session: nox.Session, *arguments: str, **options) -> None:
+    """Run a module of the suite from the repository's root in the shared environment."""
+    python = suite_environment(session)
+    session.chdir(ROOT)
+    session.run(python, "-m", *arguments, external=True, **options)
+
+
+@nox.session(name="reproduce-table1", venv_backend="none")
+def reproduce_table1(session: nox.Session) -> None:
+    """Measure every run of Table 1 that is not finished, then render it."""
+    run(session, "benchmarks", "run", "table1", *session.posargs, success_codes=[0, SOME_ROWS_ABSENT])
+    run(session, "tables", "render", "table1")
+
+
+@nox.session(venv_backend="none")
+def render(session: nox.Session) -> None:
+    """Render all tables from their records; `-- --check` only compares."""
+    run(session, "tables", "render", *session.posargs)
+
+
+@nox.session(venv_backend="none")
+def tests(session: nox.Session) -> None:
+    """Run the tests."""
+    run(session, "pytest", *session.posargs)
+
+
+@nox.session(venv_backend="none")
+def lint(session: nox.Session) -> None:
+    """Check style and formatting."""
+    run(session, "ruff", "check", ".")
+    run(session, "ruff", "format", "--check", ".")

@@ -1,0 +1,201 @@
+"""Cells into the CSV and the markdown. Reads records, runs no model; the same records give the same bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import pandas as pd
+from tabulate import tabulate
+
+from benchmarks.record import Record
+from tables.load import Column, Dataset, Group, Row, Table, load_paper, load_records, load_table
+from tables.measure import Cell, Comparison, compare, measure
+
+CSV_COLUMNS = ["row", "dataset", "metric", "value", "paper", "n", "low", "high", "verdict", "run"]
+ARROWS = {"up": " ↑", "down": " ↓", "": ""}
+MARKS = {"better": " ▲", "worse": " ▼", "no difference": " ="}
+COMPARE_HEADERS = [
+    "Prompts",
+    "Pruned",
+    "Ours",
+    "Best control",
+    "Its value",
+    "Ours − control [95 %]",
+    "Verdict",
+]
+COMPARE_HEADERS += ["MACs G, ours / control"]
+SUPERSCRIPTS = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
+
+
+class Footnotes:
+    """Reasons, numbered by first use; the same reason keeps its number."""
+
+    def __init__(self) -> None:
+        self.reasons: list[str] = []
+
+    def mark(self, reason: str) -> str:
+        if reason not in self.reasons:
+            self.reasons.append(reason)
+        return "–" + str(self.reasons.index(reason) + 1).translate(SUPERSCRIPTS)
+
+
+def number(value: float, digits: int, scale: float = 1.0, signed: bool = False) -> str:
+    """Fixed digits, no negative zero, a true minus sign."""
+    text = f"{round(value * scale, digits) + 0.0:{'+' if signed else ''}.{digits}f}"
+    return text.replace("-", "−")
+
+
+def spread(value: float, low: float | None, high: float | None, digits: int, scale: float, signed: bool) -> str:
+    text = number(value, digits, scale, signed)
+    if low is None or high is None:
+        return text
+    return f"{text} [{number(low, digits, scale, signed)}, {number(high, digits, scale, signed)}]"
+
+
+def _show(cell: Cell, column: Column, notes: Footnotes) -> str:
+    if cell.verdict == "reference":
+        return "ref."
+    if cell.value is None:
+        return notes.mark(cell.reason)
+    low, high = (cell.low, cell.high) if column.spread else (None, None)
+    signed = column.relative and column.spread
+    text = spread(cell.value, low, high, column.digits, column.scale, signed)
+    return text + (MARKS[cell.verdict] if cell.verdict in MARKS else "")
+
+
+def _label(row: Row) -> str:
+    return f"† {row.label}" if row.own else row.label
+
+
+def _grid(rows: Iterable[list[str]], headers: list[str], left: tuple[int, ...] = (0,)) -> str:
+    align = ["left" if index in left else "right" for index in range(len(headers))]
+    return tabulate(list(rows), headers, tablefmt="pipe", disable_numparse=True, colalign=align)
+
+
+def _dataset_section(
+    table: Table, dataset: Dataset, cells: Mapping[tuple[str, str, str], Cell], notes: Footnotes
+) -> str:
+    shown = [column for column in table.column if column.title]
+    headers = ["Row"] + [column.title + ARROWS[column.direction] for column in shown]
+    headers += [f"{table.paper_model} {column.title}" for column in table.paper_column]
+    printed = {column.paper: column.key for column in table.column if column.paper}
+
+    def line(row: Row) -> list[str]:
+        values = [_show(cells[row.label, dataset.key, column.key], column, notes) for column in shown]
+        for column in table.paper_column:
+            value = cells[row.label, dataset.key, printed[column.metric]].paper
+            values.append("" if value is None else f"*{number(value, column.digits, column.scale)}*")
+        return [_label(row), *values]
+
+    def group(group: Group) -> list[list[str]]:
+        return [[f"**{group.title}**"] + [""] * (len(headers) - 1), *map(line, group.row)]
+
+    sizes = {cells[row.label, dataset.key, table.difference].n for row in table.rows} - {None}
+    n = f", n = {min(sizes)} a row" if sizes else ""
+    grid = _grid((row for each in table.group for row in group(each)), headers)
+    paper = f"In italics, {table.paper_model}: what the paper prints for {dataset.paper}, on another model."
+    return f"## {dataset.title}{n}\n\n{paper}\n\n{grid}\n"
+
+
+def _compare_section(table: Table, comparisons: list[Comparison], notes: Footnotes) -> str:
+    best = {(c.metric, c.dataset.key, c.row.label): c for c in comparisons if c.best}
+    rows = [row for row in table.rows if row.controls]
+    text = f"## {table.compare_title}\n\n{table.compare_text}\n"
+    for metric in table.compare:
+        column = table.find_column(metric)
+        lines, verdicts = [], []
+        for dataset in table.dataset:
+            for row in rows:
+                c = best.get((metric, dataset.key, row.label))
+                if c is None:
+                    reason = f"the pruned row or all its controls: {table.no_record}"
+                    lines.append([dataset.key, row.ratio, notes.mark(reason)] + [""] * (len(COMPARE_HEADERS) - 3))
+                    continue
+                d, verdicts = c.difference, [*verdicts, c.verdict]
+                macs = [record.cell(dataset.key, "macs_paper") for record in (c.ours, c.theirs)]
+                values = [record.cell(dataset.key, metric)["value"] for record in (c.ours, c.theirs)]
+                ours, theirs = (number(value, column.digits, column.scale) for value in values)
+                cost = " / ".join(number(cell["value"], 2, 1e-9) if cell else "–" for cell in macs)
+                gap = spread(d.value, d.low, d.high, column.digits, column.scale, True)
+                verdict = {"better": "**ours better**", "worse": "**ours worse**"}.get(c.verdict, c.verdict)
+                lines.append([dataset.key, row.ratio, ours, c.control.label, theirs, gap, verdict, cost])
+        if verdicts:
+            counts = ", ".join(f"{verdicts.count(v)} {v}" for v in ("better", "no difference", "worse"))
+            summary = f"Ours against the best control, {len(verdicts)} comparisons: **{counts}**."
+        else:
+            summary = f"Nothing to compare: {table.no_record}."
+        grid = _grid(lines, COMPARE_HEADERS, left=(0, 1, 3, 6))
+        text += f"\n### {column.title}{ARROWS[column.direction]}\n\n{summary}\n\n{grid}\n"
+    return text
+
+
+def _several(values: Iterable[object]) -> str:
+    return ", ".join(sorted({str(value) for value in values}))
+
+
+def _measured_on(table: Table, records: Mapping[str, Record]) -> str:
+    """One line: model, device, n, dates and commits, from the records."""
+    if not records:
+        return f"Nothing measured: {table.no_record}."
+    specs = [record.spec for record in records.values()]
+    stamps = [record.provenance for record in records.values()]
+    dates = sorted(str(stamp["date"])[:10] for stamp in stamps if "date" in stamp)
+    commits = {
+        str(stamp["commit"])[:10] + (" with changes" if stamp.get("dirty") else "")
+        for stamp in stamps
+        if "commit" in stamp
+    }
+    spec = specs[0]
+    weights = f"weights {spec['revision'][:12]}, {spec['profile']} profile"
+    parts = [
+        f"{spec['model']} at {spec['resolution']} px ({weights})",
+        _several(stamp["device"] for stamp in stamps if "device" in stamp),
+        f"{spec['limit']} images a prompt set and row",
+        " to ".join(dict.fromkeys([dates[0], dates[-1]])) if dates else "",
+        f"commit {_several(commits)}" if commits else "",
+    ]
+    return f"Measured on {'; '.join(part for part in parts if part)}."
+
+
+def _facts(table: Table, records: Mapping[str, Record]) -> str:
+    lines = []
+    for fact in table.fact:
+        record = records.get(fact.run)
+        found = [(d.key, record.cell(d.key, fact.key)) for d in table.dataset] if record else []
+        values = [(key, cell) for key, cell in found if cell]
+        if values and fact.key in record.metrics.get("all", {}):
+            values = [("", values[0][1])]
+        shown = [
+            number(cell["value"], fact.digits, fact.scale) + fact.unit + (f" ({key})" if key else "")
+            for key, cell in values
+        ]
+        lines.append(f"- {fact.title}: {', '.join(shown) or 'not measured'}")
+    return "\n".join(lines) + "\n"
+
+
+def csv_text(cells: list[Cell]) -> str:
+    """The tidy CSV in base units (MACs, seconds); an empty value was not measured."""
+    frame = pd.DataFrame([vars(cell) for cell in cells])[CSV_COLUMNS]
+    frame["n"] = frame["n"].astype("Int64")
+    return frame.to_csv(index=False, float_format="%.6g", lineterminator="\n")
+
+
+def markdown(table: Table, records: Mapping[str, Record], cells: list[Cell], comparisons: list[Comparison]) -> str:
+    notes = Footnotes()
+    lookup = {(cell.row, cell.dataset, cell.metric): cell for cell in cells}
+    sections = [f"# {table.title}\n\n{_measured_on(table, records)}\n\n{_facts(table, records)}"]
+    sections.append(_compare_section(table, comparisons, notes))
+    sections += [_dataset_section(table, dataset, lookup, notes) for dataset in table.dataset]
+    reasons = [f"- –{str(i).translate(SUPERSCRIPTS)} {reason}" for i, reason in enumerate(notes.reasons, 1)]
+    sections.append("\n".join(["## Notes\n", *(f"- {note}" for note in table.notes), *reasons]) + "\n")
+    return "\n".join(sections)
+
+
+def render(name: str, folder: Path) -> dict[str, str]:
+    """File name -> text of a table's two outputs, from the records in `folder`."""
+    table = load_table(name)
+    records = load_records(table, folder)
+    comparisons = compare(table, records)
+    cells = measure(table, records, load_paper(), comparisons)
+    return {f"{name}.md": markdown(table, records, cells, comparisons), f"{name}.csv": csv_text(cells)}

@@ -1,0 +1,308 @@
+"""The tables, on records that are synthetic: made here, by arithmetic and a seeded generator."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from benchmarks import record
+from benchmarks.record import Record
+from benchmarks.spec import BenchmarkError, RunSpec, load_suite
+from tables.__main__ import main
+from tables.load import Row, load_paper, load_records, load_table, paper_value
+from tables.measure import paper_verdict
+from tables.render import CSV_COLUMNS, number, render
+from tables.stats import paired_difference
+
+SUITE = Path(record.__file__).parent / "suites" / "table1.toml"
+IMAGES = 40
+
+
+def suite() -> dict[str, RunSpec]:
+    return {spec.id: spec for spec in load_suite(SUITE, {"emoji-sd": "5a17e71c" * 8})}
+
+
+def synthetic(spec: RunSpec, images: int = IMAGES) -> Record:
+    """Quality falls with the calls that a run computes; every number is invented."""
+    calls = spec.params.get("calls", 50 * (1 - spec.params.get("ratio", 1 - spec.steps / 50)))
+    if "of" in spec.params:
+        calls = 50 * (1 - float(spec.params["of"].split("-")[1]))
+    share = max(calls, 1) / 50
+    rng = np.random.default_rng(len(spec.id))
+    prompts = np.random.default_rng(7).normal(28, 3, images)  # what the rows share: the prompts
+    samples, metrics = {}, {}
+    for dataset in spec.prompts:
+        values = {
+            "clip_score": prompts - 2 * (1 - share) ** 4 + rng.normal(0, 0.3, images),
+            "psnr": 20 + 20 * share + 2 * (spec.method == "dipgo") + rng.normal(0, 1, images),
+            "ssim": 0.5 + 0.5 * share * np.ones(images),
+        }
+        if spec.reference is None:
+            del values["psnr"], values["ssim"]
+        samples[dataset] = {name: list(value) for name, value in values.items()}
+        metrics[dataset] = {n: {"value": float(v.mean()), "n": images} for n, v in values.items()}
+        metrics[dataset] |= {
+            "fid_efflite0": {"value": 10 + 30 * (1 - share), "n": images},
+            "kid_efflite0": {"value": 0.01 * (1.1 - share), "n": images, "low": 0.0, "high": 0.02},
+            "retrieval_top1": {"value": 0.61, "n": images},
+        }
+    speedup = {"value": 0.9 / share, "n": 5, "low": 0.85 / share, "high": 0.95 / share}
+    metrics["all"] = {
+        "macs_paper": {"value": 12.3e9 * share},
+        "macs_full": {"value": 29.9e9 * share},
+        "speedup_denoiser": speedup,
+        "speedup_end_to_end": speedup,
+        "seconds_end_to_end": {"value": 0.21 * share},
+    }
+    absent = {"step_skip_share": "synthetic reason: no schedule"}
+    if spec.method == "dipgo":
+        metrics["all"] |= {"step_skip_share": {"value": 1 - share / 2}, "training_seconds": {"value": 301.2}}
+        absent = {}
+    stamp = {
+        "commit": "0123456789abcdef",
+        "dirty": False,
+        "date": "2001-01-01T00:00:00Z",
+        "device": "no device",
+    }
+    return Record(spec.id, spec.digest, spec.to_json(), metrics, samples, absent, stamp)
+
+
+def write_all(folder: Path) -> Path:
+    for spec in suite().values():
+        record.write(synthetic(spec), folder)
+    return folder
+
+
+@pytest.fixture()
+def folder(tmp_path: Path) -> Path:
+    return write_all(tmp_path / "records")
+
+
+@pytest.fixture(scope="module")
+def rendered(tmp_path_factory) -> tuple[str, pd.DataFrame]:
+    """The markdown and the CSV of the untouched synthetic records."""
+    files = render("table1", write_all(tmp_path_factory.mktemp("records")))
+    cells = pd.read_csv(io.StringIO(files["table1.csv"]))
+    return files["table1.md"], cells.set_index(CSV_COLUMNS[:3]).sort_index()
+
+
+def rewrite(folder: Path, name: str, **changes) -> None:
+    """Replaces a synthetic record by one with other contents."""
+    spec = suite()[name]
+    data = synthetic(spec, changes.pop("images", IMAGES))
+    record.write(Record(**{**vars(data), **changes}), folder, replace=True)
+
+
+def line(markdown: str, label: str, section: int = -1) -> list[str]:
+    """The cells of a row; section -2 is the first prompt set, -1 the last."""
+    rows = [row for row in markdown.split("\n") if row.startswith(f"| {label} ")]
+    return [cell.strip() for cell in rows[section].strip("|").split("|")]
+
+
+def test_every_row_of_the_table_is_a_run_of_the_suite_and_every_run_a_row():
+    table = load_table("table1")
+    assert {row.run for row in table.rows if row.run} == set(suite())
+    assert [row.label for row in table.rows if row.missing] == ["BK-SDM - Base", "BK-SDM - Small"]
+
+
+def test_paper_values_are_found_by_row_and_data_set_in_base_units():
+    paper, rows = load_paper(), {row.label: row for row in load_table("table1").rows}
+    ours = rows["Ours (w/ Pruned-0.80)"]
+    assert paper_value(paper, ours, "PartiPrompts", "clip_score") == 29.51
+    assert paper_value(paper, ours, "COCO2017", "speedup") == 4.40
+    assert paper_value(paper, ours, "COCO2017", "macs") == pytest.approx(3.38e12)
+    assert paper_value(paper, rows["Ours (w/ Pruned-0.90)"], "COCO2017", "clip_score") == 28.72
+    assert paper_value(paper, rows["PLMS - 10 steps"], "COCO2017", "clip_score") is None
+    with pytest.raises(BenchmarkError, match="name its group"):
+        paper_value(paper, Row("x", paper={"table": "6", "method": "Ours"}), "COCO2017", "macs")
+
+
+def test_every_row_of_the_papers_table_1_stands_in_ours():
+    paper, picked = load_paper(), [dict(row.paper) for row in load_table("table1").rows if row.paper]
+    printed = set(paper.loc[paper["table"] == "1", "method"])
+    assert printed == {pick["method"] for pick in picked if pick["table"] == "1"}
+
+
+def test_paired_interval_agrees_with_the_normal_approximation():
+    rng = np.random.default_rng(3)
+    base = rng.normal(30, 5, 400)
+    shift = rng.normal(0.2, 1.0, 400)
+    difference = paired_difference(base + shift, base, "test")
+    half = 1.96 * shift.std() / 20
+    assert difference.value == pytest.approx(shift.mean())
+    assert (difference.low, difference.high) == pytest.approx((shift.mean() - half, shift.mean() + half), abs=0.02)
+    assert difference == paired_difference(base + shift, base, "test")  # seeded
+
+
+def test_a_difference_has_a_direction_and_needs_an_interval_without_zero():
+    up, down, none = (paired_difference(np.array(x), np.zeros(3), "t") for x in ([1, 1, 1], [-1, -1, -1], [-1, 0, 1]))
+    assert [d.verdict() for d in (up, down, none)] == ["better", "worse", "no difference"]
+    assert [d.verdict("down") for d in (up, down, none)] == ["worse", "better", "no difference"]
+
+
+def test_paper_verdicts_depend_on_the_profile():
+    assert paper_verdict(29.0, 29.0, "embedded") == "another model"
+    assert [paper_verdict(v, 100.0, "paper") for v in (98.1, 101.9, 97.9)] == ["agrees", "agrees", "differs"]
+
+
+def test_numbers_have_a_true_minus_and_no_negative_zero():
+    assert [number(v, 2, signed=True) for v in (-0.004, -1.5, 0.25)] == ["+0.00", "−1.50", "+0.25"]
+
+
+def test_csv_is_tidy_and_names_the_record_of_every_value(rendered, folder):
+    _, cells = rendered
+    assert [*cells.index.names, *cells.columns] == CSV_COLUMNS
+    assert cells.index.is_unique
+    measured = cells[cells["value"].notna()]
+    assert all((folder / run).is_file() for run in measured["run"])
+    assert set(cells.loc[cells["value"].isna(), "verdict"]) == {"not measured", "reference"}
+
+
+def test_csv_repeats_the_record_and_the_papers_value_beside_it(rendered):
+    _, cells = rendered
+    expected = synthetic(suite()["ours-0.85"]).metrics
+    cell = cells.loc["Ours (w/ Pruned-0.85)", "held-out", "clip_score"]
+    assert cell["value"] == pytest.approx(expected["held-out"]["clip_score"]["value"], rel=1e-5)
+    assert (cell["paper"], cell["n"], cell["verdict"]) == (29.84, IMAGES, "another model")
+    speedup = cells.loc["Ours (w/ Pruned-0.85)", "seen", "speedup_end_to_end"]
+    assert (speedup["paper"], speedup["low"], speedup["n"]) == (5.52, pytest.approx(5.66667), 5)
+
+
+def test_differences_to_dense_come_from_samples_of_the_same_prompts(rendered):
+    _, cells = rendered
+    one, base = (synthetic(suite()[name]).samples["seen"]["clip_score"] for name in ("plms-5", "plms-50"))
+    cell = cells.loc["PLMS - 5 steps", "seen", "clip_score_diff"]
+    assert cell["value"] == pytest.approx(np.mean(np.subtract(one, base)), rel=1e-4)
+    assert cell["low"] < cell["value"] < cell["high"] < 0 and cell["verdict"] == "worse"
+    assert cells.loc["PLMS - 50 steps", "seen", "clip_score_diff"]["verdict"] == "reference"
+
+
+def test_pruned_rows_are_held_against_the_best_of_their_controls(rendered):
+    markdown, cells = rendered
+    controls = ["plms-10", "ddim-10", "dpm-10", "uniform-0.80", "own-0.80"]
+    means = {name: np.mean(synthetic(suite()[name]).samples["seen"]["psnr"]) for name in controls}
+    ours = cells.loc["Ours (w/ Pruned-0.80)", "seen"]
+    best = max(means, key=means.get)
+    assert ours.loc["psnr_vs_control", "value"] == ours.loc[f"psnr_vs_{best}", "value"]
+    assert ours.loc["psnr_vs_control", "value"] == min(ours.loc[f"psnr_vs_{name}", "value"] for name in controls)
+    assert ours.loc["psnr_vs_control", "verdict"] == "better"  # the synthetic 2 dB
+    assert "8 comparisons: **8 better, 0 no difference, 0 worse**" in markdown
+    assert "**ours better**" in markdown
+
+
+def test_markdown_keeps_the_papers_values_in_columns_of_their_own(rendered):
+    markdown, _ = rendered
+    ours = line(markdown, "Ours (w/ Pruned-0.80)")
+    assert ours[-3:] == ["*3.38*", "*4.40*", "*30.29*"]
+    assert line(markdown, "Ours (w/ Pruned-0.80)", section=-2)[-3:] == ["*3.38*", "*4.43*", "*29.51*"]
+    assert not any("*" in cell for cell in ours[:-3])
+    assert line(markdown, "† PLMS - 10 steps")[-3:] == ["", "", ""]
+
+
+def test_measured_values_and_their_origin_are_in_the_markdown(rendered):
+    markdown, _ = rendered
+    for words in ("emoji-sd at 64 px", "5a17e71c5a17", "no device", "2001-01-01", "commit 0123456789"):
+        assert words in markdown.split("\n")[2]
+    assert line(markdown, "Ours (w/ Pruned-0.80)")[1] == "2.46"
+    assert "61.0 % (seen), 61.0 % (held-out)" in markdown and ": 301 s\n" in markdown
+
+
+def test_missing_cells_say_why(rendered):
+    markdown, _ = rendered
+    footnote = line(markdown, "BK-SDM - Base")[1]
+    assert f"- {footnote} the zoo does not ship the distilled BK-SDM models yet" in markdown
+    footnote = line(markdown, "PLMS - 25 steps")[-4]
+    assert f"- {footnote} synthetic reason: no schedule" in markdown
+
+
+def test_the_table_renders_without_any_record(tmp_path):
+    files = render("table1", tmp_path)
+    assert "Nothing measured: no record yet, run `nox -s reproduce-table1`." in files["table1.md"]
+    cells = pd.read_csv(io.StringIO(files["table1.csv"]))
+    assert cells["value"].isna().all() and cells["paper"].notna().any()
+
+
+def test_a_row_without_a_record_leaves_the_others_as_they_are(folder, rendered):
+    markdown, _ = rendered
+    next(folder.glob("deepcache-5-*")).unlink()
+    without = render("table1", folder)["table1.md"]
+    lost = set(markdown.split("\n")) - set(without.split("\n"))
+    assert len(lost) == 2 and all(row.startswith("| DeepCache") for row in lost)
+    footnote = line(without, "DeepCache (N = 5, branch 0)")[1]
+    assert f"- {footnote} no record yet, run `nox -s reproduce-table1`" in without
+
+
+def test_rendering_is_deterministic(folder):
+    assert render("table1", folder) == render("table1", folder)
+
+
+def test_unequal_numbers_of_samples_are_refused(folder):
+    rewrite(folder, "plms-25", images=IMAGES - 1)
+    with pytest.raises(BenchmarkError, match=f"plms-25-.*: {IMAGES - 1} and {IMAGES} samples"):
+        render("table1", folder)
+
+
+def test_fid_at_unequal_n_is_refused(folder):
+    metrics = {"seen": {"fid_efflite0": {"value": 3.0, "n": IMAGES - 1}}}
+    rewrite(folder, "plms-25", metrics=metrics, samples={})
+    with pytest.raises(BenchmarkError, match="fid_efflite0 on seen: n = 40 in plms-50-.* 39 in plms-25-"):
+        render("table1", folder)
+
+
+def test_records_of_other_weights_cannot_share_a_table(folder):
+    spec = next(s for s in load_suite(SUITE, {"emoji-sd": "other"}) if s.id == "plms-25")
+    record.write(synthetic(spec), folder, replace=True)
+    with pytest.raises(BenchmarkError, match="revision .* cannot stand in one table"):
+        load_records(load_table("table1"), folder)
+
+
+def test_a_record_measured_against_an_older_reference_is_refused(folder):
+    spec = suite()["plms-50"]
+    newer = RunSpec.from_json({**spec.to_json(), "guidance": 5.0})
+    record.write(synthetic(newer), folder, replace=True)
+    with pytest.raises(BenchmarkError, match="was measured against another run than plms-50-"):
+        render("table1", folder)
+
+
+def test_check_passes_after_rendering_and_names_the_first_stale_line(folder, tmp_path, caplog):
+    arguments = ["render", "table1", "--records", str(folder), "--out", str(tmp_path / "out")]
+    assert main([*arguments, "--check"]) == 1 and "table1.md: missing" in caplog.text
+    assert main(arguments) == 0 and main([*arguments, "--check"]) == 0
+    path = tmp_path / "out" / "table1.csv"
+    path.write_text(path.read_text().replace("29.51", "29.52", 1))
+    caplog.clear()
+    assert main([*arguments, "--check"]) == 1 and "table1.csv:6: has" in caplog.text
+    assert "29.52" in path.read_text()  # a check writes nothing
+
+
+def test_an_unknown_table_gets_one_line_and_a_non_zero_exit(tmp_path, caplog):
+    assert main(["render", "tabel1", "--records", str(tmp_path)]) == 2
+    assert caplog.messages == ["unknown table 'tabel1'; did you mean table1?"]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        (
+            'baseline = "plms-50"',
+            'baseline = "plms-51"',
+            "unknown run 'plms-51'; did you mean plms-5 or plms-50",
+        ),
+        ('run = "plms-25"', "", "needs either `run` or `missing`"),
+        ('label = "PLMS - 25 steps"', 'label = "PLMS - 50 steps"', "two rows are called"),
+        ('compare = ["psnr"', 'compare = ["psrn"', "unknown column 'psrn'; did you mean psnr"),
+        ('direction = "up"', 'directoin = "up"', "unknown field 'directoin'; did you mean direction"),
+        ('metric = "macs"', 'metric = "macz"', "unknown paper metric 'macz'; did you mean macs"),
+    ],
+)
+def test_a_bad_table_spec_is_named(tmp_path, old, new, words):
+    text = (Path(record.__file__).parent.parent / "tables" / "specs" / "table1.toml").read_text("utf-8")
+    assert old in text
+    (tmp_path / "table1.toml").write_text(text.replace(old, new, 1), "utf-8")
+    with pytest.raises(BenchmarkError, match="table1.toml") as error:
+        load_table("table1", tmp_path)
+    assert words in str(error.value)
