@@ -1,0 +1,56 @@
+"""`python -m benchmarks run SUITE`: measure the runs of a table and write their records."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from pathlib import Path
+
+from benchmarks.spec import load_suite, unknown
+
+HERE = Path(__file__).parent
+ROOT = HERE.parent
+SOME_ROWS_ABSENT = 3  # exit status: the suite is through, but records of some rows only say why they are empty
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    run = commands.add_parser("run", help="measure the runs of a suite; finished ones are re-used")
+    run.add_argument("suite", help="name of a file in benchmarks/suites, such as table1, or a path to a .toml")
+    run.add_argument("--row", action="append", default=[], metavar="ID", help="only this run and those it needs")
+    run.add_argument("--fresh", action="store_true", help="forget finished runs and measure again")
+    run.add_argument("--workspace", type=Path, default=ROOT / "runs", help="pictures and partial results")
+    run.add_argument("--records", type=Path, default=ROOT / "tables" / "records", help="where records go")
+    run.add_argument("--batch", type=int, default=50, help="pictures generated at once; changes no picture")
+    options = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s", stream=sys.stderr)
+    try:
+        return _run(options)
+    except (ValueError, OSError) as error:
+        logging.getLogger(__name__).debug("traceback", exc_info=True)
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+
+
+def _run(options: argparse.Namespace) -> int:
+    suites = {path.stem: path for path in (HERE / "suites").glob("*.toml")}
+    path = Path(options.suite) if options.suite.endswith(".toml") else suites.get(options.suite)
+    if path is None:
+        raise unknown("suite", options.suite, suites)
+    if options.batch < 1:
+        raise ValueError(f"--batch is {options.batch}; it must be at least 1")
+    from benchmarks.run import Suite, check_rows, revisions  # after the cheap checks: it imports torch
+
+    specs = load_suite(path, revisions())
+    check_rows(specs, options.row)
+    suite = Suite(specs, options.workspace, options.records, options.batch)
+    failed = suite.run(options.row or [spec.id for spec in specs], fresh=options.fresh)
+    for name, reason in failed.items():
+        print(f"error: {name}: {reason}", file=sys.stderr)
+    return SOME_ROWS_ABSENT if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,70 @@
+"""Pictures of a plan: one file a prompt, renamed into place, so that a killed run goes on where it stopped."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torchvision.io import encode_png
+from tqdm import tqdm
+
+from baselines import Plan
+from benchmarks.models import Model
+from benchmarks.spec import BenchmarkError
+from dipgo import gated, initial_noise, rollout
+
+
+def image_paths(folder: Path, count: int) -> list[Path]:
+    """The file of each prompt's picture, in the prompts' order."""
+    return [folder / f"{index:05d}.png" for index in range(count)]
+
+
+@torch.no_grad()
+def sample(model: Model, plan: Plan, captions: Sequence[str], noise: torch.Tensor, guidance: float) -> torch.Tensor:
+    """Images [n, 3, h, w], float in [0, 1], for captions and their initial noise under a plan."""
+    conditioning = model.condition(captions, guidance)
+    with gated(model.denoiser, plan.costs.graph, plan.schedule):
+        latents = rollout(model.denoiser, plan.sampler, noise.to(model.device), conditioning, guidance)
+    return model.decode(latents).clamp(0, 1)
+
+
+def generate(
+    model: Model,
+    plan: Plan,
+    captions: Sequence[str],
+    folder: Path,
+    *,
+    seed: int,
+    guidance: float,
+    batch: int,
+    title: str,
+) -> list[Path]:
+    """Make the pictures that `folder` lacks and return the paths of all, one for each caption.
+
+    The noise of a picture depends on `seed` and its caption's index alone.
+    """
+    paths = image_paths(folder, len(captions))
+    folder.mkdir(parents=True, exist_ok=True)
+    missing = [index for index, path in enumerate(paths) if not path.exists()]
+    with tqdm(total=len(missing), desc=title, unit="image", disable=not missing) as progress:
+        for start in range(0, len(missing), batch):
+            indices = missing[start : start + batch]
+            noise = initial_noise(seed, indices, model.latent_shape)
+            images = sample(model, plan, [captions[i] for i in indices], noise, guidance)
+            for index, image in zip(indices, images, strict=True):
+                _write_png(paths[index], image)
+            progress.update(len(indices))
+    return paths
+
+
+def _write_png(path: Path, image: torch.Tensor) -> None:
+    data = encode_png((image.cpu() * 255).round().to(torch.uint8)).numpy().tobytes()
+    temporary = path.with_suffix(".part")
+    try:
+        temporary.write_bytes(data)
+        os.replace(temporary, path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise BenchmarkError(f"{path}: picture not written: {error.strerror or error}; free some space") from error

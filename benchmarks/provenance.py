@@ -1,0 +1,53 @@
+"""Where a number comes from: code, packages, weights, machine and command."""
+
+from __future__ import annotations
+
+import platform
+import resource
+import subprocess
+import sys
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+PACKAGES = ("torch", "diffusers", "transformers", "open_clip_torch", "clean-fid", "fvcore", "numpy", "timm")
+
+
+def provenance(weights: Mapping[str, str]) -> dict[str, Any]:
+    """What identifies this measurement; `weights` maps a model to the digest of its files."""
+    return {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "commit": _git("rev-parse", "HEAD") or "unknown",
+        "dirty": bool(_git("status", "--porcelain", "--untracked-files=no", "--", ":!tables/out", ":!tables/records")),
+        "device": device_name(),
+        "threads": torch.get_num_threads(),
+        "python": platform.python_version(),
+        "packages": {name: version(name) for name in PACKAGES},
+        "weights": dict(weights),
+        "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        "command": " ".join(["python -m benchmarks", *sys.argv[1:]]),
+    }
+
+
+def device_name() -> str:
+    """The GPU's name, or the processor's with its cores."""
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    name = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        models = [
+            line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")
+        ]
+        name = models[0] if models else name
+    return f"{name}, {torch.get_num_threads()} threads"
+
+
+def _git(*arguments: str) -> str:
+    here = Path(__file__).parent
+    result = subprocess.run(["git", *arguments], cwd=here, capture_output=True, text=True, check=False)
+    return result.stdout.strip()

@@ -1,0 +1,226 @@
+"""The suite from specs to records, on the zoo's model at a few steps and two prompts."""
+
+from __future__ import annotations
+
+import errno
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks import generate, latency, record, training
+from benchmarks.__main__ import SOME_ROWS_ABSENT, main
+from benchmarks.fidelity import load
+from benchmarks.run import latency_cells, macs_cells
+from dipgo import Schedule
+
+SUITE = """
+[defaults]
+profile = "embedded"
+model = "emoji-sd"
+method = "dense"
+scheduler = "{scheduler}"
+steps = 4
+guidance = 4.0
+resolution = 64
+dtype = "float32"
+prompts = ["seen", "held-out"]
+limit = 3
+seed = 0
+metrics = ["macs", "latency", "clip_score", "retrieval_top1", "fid_efflite0", "kid_efflite0", "psnr", "ssim"]
+reference = "dense"
+[method.dipgo.train]
+steps = 2
+lr = 20.0
+keep = 0.51
+width = 16
+checkpoint = false
+[[run]]
+id = "dense"
+[[run]]
+id = "ours"
+method = "dipgo"
+params = {{ ratio = {ratio} }}
+[[run]]
+id = "half"
+method = "step_skip"
+params = {{ mode = "hold", interval = 2 }}
+[[run]]
+id = "own"
+method = "kept_timesteps"
+params = {{ of = "half" }}
+"""
+ROWS = ("dense", "half", "own")
+
+
+class Bench:
+    """A suite file with its workspace and records, driven through the command line."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.workspace, self.records = folder, folder / "runs", folder / "records"
+        self.suite = folder / "suite.toml"
+
+    def run(self, *arguments: str, suite: str | None = None, rows=ROWS, scheduler="ddim", ratio=0.5) -> int:
+        self.suite.write_text(SUITE.format(scheduler=scheduler, ratio=ratio))
+        chosen = [text for row in rows for text in ("--row", row)]
+        folders = ["--workspace", str(self.workspace), "--records", str(self.records)]
+        return main(["run", suite or str(self.suite), *chosen, *folders, *arguments])
+
+    def record(self, name: str) -> record.Record:
+        found = record.find(self.records, name)
+        assert found is not None
+        return found
+
+    def images(self, name: str) -> list[Path]:
+        return sorted((self.workspace / self.record(name).digest).rglob("*.png"))
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory) -> Bench:
+    bench = Bench(tmp_path_factory.mktemp("measured"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(latency, "ROUNDS", 2)
+        assert bench.run() == 0
+    return bench
+
+
+@pytest.fixture
+def bench(measured, tmp_path) -> Bench:
+    """A copy to break."""
+    for name in ("runs", "records"):
+        shutil.copytree(getattr(measured, {"runs": "workspace"}.get(name, name)), tmp_path / name)
+    return Bench(tmp_path)
+
+
+def test_a_record_holds_every_metric_with_its_n(measured):
+    half = measured.record("half")
+    assert set(half.metrics) == {"all", "seen", "held-out"}
+    for name in ("seen", "held-out"):
+        cells = half.metrics[name]
+        assert set(cells) == {"clip_score", "retrieval_top1", "fid_efflite0", "kid_efflite0", "psnr", "ssim"}
+        assert all(cell["n"] == 3 for cell in cells.values())
+        assert len(half.samples[name]["psnr"]) == 3
+    everywhere = half.metrics["all"]
+    assert everywhere["pruned_ratio"]["value"] == pytest.approx(0.5)
+    assert everywhere["step_skip_share"]["value"] == pytest.approx(1)
+    dense = measured.record("dense").metrics["all"]
+    assert everywhere["macs_full"]["value"] == pytest.approx(dense["macs_full"]["value"] / 2)
+    assert Schedule.from_dict(half.schedule).calls == 4
+    assert {"commit", "device", "packages", "weights", "peak_memory_bytes"} <= set(half.provenance)
+
+
+def test_the_dense_row_has_no_distance_to_itself(measured):
+    assert not {"psnr", "ssim"} & set(measured.record("dense").metrics["seen"])
+
+
+def test_on_ddim_holding_equals_the_kept_timesteps(measured):
+    # "own" is DDIM over the timesteps that "half" computes; "half" runs on DDIM here, so they are one run.
+    assert (load(measured.images("own")) == load(measured.images("half"))).all()
+
+
+def test_a_finished_run_is_not_done_again(bench, monkeypatch):
+    monkeypatch.setattr(generate, "sample", pytest.fail)
+    monkeypatch.setattr(latency, "time_once", pytest.fail)
+    before = {path.name: path.read_text() for path in bench.records.iterdir()}
+    assert bench.run() == 0
+    assert before == {path.name: path.read_text() for path in bench.records.iterdir()}
+
+
+def test_a_record_without_its_pictures_is_measured_again(bench, monkeypatch):
+    monkeypatch.setattr(latency, "ROUNDS", 1)
+    shutil.rmtree(bench.workspace)
+    assert bench.run(rows=["dense"]) == 0
+    assert len(bench.images("dense")) == 6
+
+
+def test_a_killed_run_keeps_its_finished_pictures(bench):
+    kept, lost = bench.images("half")[:1], bench.images("half")[1]
+    before = load([lost])
+    stamp = kept[0].stat().st_mtime_ns
+    lost.unlink()
+    (bench.workspace / bench.record("half").digest / "quality.json").unlink()
+    assert bench.run("--batch", "1") == 0
+    assert kept[0].stat().st_mtime_ns == stamp
+    assert abs(load([lost]).int() - before.int()).max() <= 1  # made at another batch size
+
+
+def test_fresh_measures_again(bench, monkeypatch):
+    monkeypatch.setattr(latency, "ROUNDS", 1)
+    first = bench.images("half")[0].stat().st_mtime_ns
+    assert bench.run("--fresh", rows=["half"]) == 0
+    assert bench.images("half")[0].stat().st_mtime_ns > first
+
+
+def test_a_pruner_is_trained_once_for_equal_settings(bench, monkeypatch):
+    monkeypatch.setattr(latency, "ROUNDS", 1)
+    assert bench.run(rows=["ours"]) in (0, SOME_ROWS_ABSENT)
+    monkeypatch.setattr(training, "train_pruner", pytest.fail)
+    assert bench.run(rows=["ours"], ratio=0.25) in (0, SOME_ROWS_ABSENT)
+
+
+def test_a_row_that_cannot_be_measured_says_why_in_its_record(bench, capsys):
+    assert bench.run(rows=["ours", "half"], ratio=0.9) == SOME_ROWS_ABSENT
+    assert "no threshold" in capsys.readouterr().err
+    ours = bench.record("ours")
+    assert not ours.metrics and "no threshold" in ours.absent["clip_score"]
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"suite": "tabel1"}, "did you mean table1"),
+        ({"suite": "nowhere.toml"}, "nowhere.toml"),
+        ({"rows": ["denze"]}, "did you mean dense"),
+        ({"scheduler": "plmz"}, "did you mean plms"),
+        ({"rows": ["ours"], "ratio": 1.5}, "between 0 and 1"),
+    ],
+)
+def test_bad_input_is_one_clear_line(bench, capsys, change, says):
+    before = sorted(bench.folder.rglob("*.json"))
+    assert bench.run(**change) != 0
+    errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1 and says in errors[0]
+    if "ratio" not in change:
+        assert sorted(bench.folder.rglob("*.json")) == before
+
+
+def test_an_unknown_profile_is_named(bench, capsys, monkeypatch):
+    monkeypatch.setattr("tests.test_run.SUITE", SUITE.replace('"embedded"', '"embeded"'))
+    assert bench.run() == 1
+    assert "did you mean embedded" in capsys.readouterr().err
+
+
+def test_a_full_disk_leaves_nothing_half_written(bench, capsys, monkeypatch):
+    shutil.rmtree(bench.workspace)
+
+    def full(path, data):
+        with open(path, "wb") as file:
+            file.write(data[:10])
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    assert bench.run(rows=["dense"]) == 1
+    errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1 and "No space left" in errors[0]
+    assert not [path for path in bench.workspace.rglob("*") if path.is_file()]
+
+
+def test_speedups_pair_the_runs_of_one_round():
+    rounds = {
+        "dense": [{"denoiser": 2.0, "end_to_end": 3.0}, {"denoiser": 4.0, "end_to_end": 6.0}],
+        "run": [{"denoiser": 1.0, "end_to_end": 2.0}, {"denoiser": 2.0, "end_to_end": 4.0}],
+    }
+    cells = latency_cells(rounds)
+    assert cells["speedup_denoiser"] == {"value": 2.0, "n": 2, "low": 2.0, "high": 2.0}
+    assert cells["speedup_end_to_end"]["value"] == 1.5 and cells["seconds_denoiser"]["value"] == 1.5
+
+
+def test_the_papers_convention_charges_steps_and_one_branch(tiny, tiny_costs):
+    from baselines import Plan
+
+    sampler = tiny.sampler("plms", 50)
+    cells = macs_cells(Plan(sampler, Schedule.dense(tiny.graph.sites, sampler.calls), tiny_costs), guidance=4.0)
+    assert cells["macs_paper"]["value"] == pytest.approx(50 * tiny_costs.paper.dense)
+    assert cells["macs_full"]["value"] == pytest.approx(2 * 51 * tiny_costs.full.dense)
+    assert "step_skip_share" not in cells and np.isclose(cells["pruned_ratio"]["value"], 0)
