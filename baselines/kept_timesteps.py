@@ -1,7 +1,7 @@
-"""A control of ours: plain DDIM over those timesteps at which another run's schedule computes anything at all.
+"""A control of ours: plain DDIM over those timesteps at which another run's schedule spends most.
 
-On DDIM (eta 0) holding the whole prediction is the same as stepping over the kept timesteps only, so this
-asks how much of a schedule's quality is in *when* it computes, and needs no learned gate inside a call.
+On DDIM (eta 0) holding the whole prediction is the same as stepping over the kept timesteps only. So with as many
+timesteps as the schedule's MACs buy, this asks how much of its quality lies in *when* it computes.
 """
 
 from __future__ import annotations
@@ -11,12 +11,20 @@ from dataclasses import replace
 import numpy as np
 
 from baselines.context import Plan, PlanContext
+from dipgo.errors import DipgoError
 
 
 def plan(context: PlanContext) -> Plan:
-    """Parameter: `of`, the id of the run whose timesteps are taken."""
-    other = context.plan_of(context.param("of"))
-    computed = other.costs.graph.execute(other.schedule).computed_calls
-    kept = other.sampler.timesteps[computed]
+    """Parameters: `of`, the id of the run whose schedule is looked at, and `calls`, how many timesteps to keep.
+
+    The first call is always kept; of two calls that cost the same the earlier one is.
+    """
+    other, count = context.plan_of(context.param("of")), context.param("calls")
+    spent = other.costs.full.per_call(other.costs.graph.execute(other.schedule).computed)
+    spent[0] = np.inf
     ddim = replace(context.sampler, name="ddim")
+    ranked = other.sampler.timesteps[np.argsort(-spent, kind="stable")]
+    kept = list(dict.fromkeys(ranked.tolist()))[:count]  # PLMS calls at one timestep twice
+    if len(kept) < count or count < 1:
+        raise DipgoError(f"calls is {count}; it must lie between 1 and {len(kept)}")
     return replace(context, sampler=ddim).skipping(np.flatnonzero(np.isin(ddim.timesteps, kept)))

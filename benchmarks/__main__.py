@@ -23,7 +23,7 @@ def main(arguments: list[str] | None = None) -> int:
     run.add_argument("--fresh", action="store_true", help="forget finished runs and measure again")
     run.add_argument("--workspace", type=Path, default=ROOT / "runs", help="pictures and partial results")
     run.add_argument("--records", type=Path, default=ROOT / "tables" / "records", help="where records go")
-    run.add_argument("--batch", type=int, default=50, help="pictures generated at once; changes no picture")
+    run.add_argument("--batch", type=int, default=100, help="pictures generated at once; changes no picture")
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s", stream=sys.stderr)
     try:

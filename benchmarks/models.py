@@ -62,7 +62,7 @@ class Model:
 
 def load(name: str, device: str = "cpu") -> Model:
     """A model of the zoo in float32. Raises one clear line for missing or tampered weights."""
-    pipeline = StableDiffusionPipeline.from_pretrained(zoo.model_path(name), torch_dtype=torch.float32)
+    pipeline = StableDiffusionPipeline.from_pretrained(zoo.model_path(name), dtype=torch.float32)
     pipeline.vae.eval().requires_grad_(False)
     pipeline.text_encoder.eval().requires_grad_(False)
     return Model(name, pipeline.to(device))

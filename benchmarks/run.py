@@ -161,12 +161,14 @@ class Suite:
             independent["training_seconds"] = {"value": trained.seconds}
         weights = {spec.model: spec.revision, JUDGE: zoo.revision(JUDGE)}
         schedule = plan.schedule.to_dict() | {"calls": plan.schedule.calls}
+        absent = {} if "step_skip_share" in independent else {"step_skip_share": "nothing is skipped"}
         done = Record(
             id=spec.id,
             digest=spec.digest,
             spec=spec.to_json(),
             metrics={record.ALL: independent, **scored["metrics"]},
             samples=scored["samples"],
+            absent=absent,
             provenance=provenance(weights) | {"seconds": scored["seconds"], "batch": self.batch},
             schedule=schedule if plan.schedule.reuse.any() else None,
         )

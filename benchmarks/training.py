@@ -15,14 +15,16 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from baselines import Plan
+from benchmarks.generate import sample
 from benchmarks.models import Model
 from benchmarks.record import write_text
 from benchmarks.spec import RunSpec, unknown
 from benchmarks.zoo import zoo
-from dipgo import Sampler, TrainConfig, initial_noise, train_pruner
-from dipgo.train import Batch
+from dipgo import Batch, Sampler, Schedule, TrainConfig, initial_noise, train_pruner
 
 log = logging.getLogger(__name__)
+CHUNK = 25
 NOISE_SEED = 1_000_003  # apart from the seeds of any scored picture
 
 
@@ -67,7 +69,7 @@ def train_once(model: Model, sampler: Sampler, spec: RunSpec, settings: Mapping[
         model.denoiser,
         sampler,
         model.costs,
-        _batches(model, batch, spec, config.seed),
+        _batches(model, sampler, batch, spec, config.seed),
         model.decode,
         spec.guidance,
     )
@@ -82,11 +84,16 @@ def train_once(model: Model, sampler: Sampler, spec: RunSpec, settings: Mapping[
     return training
 
 
-def _batches(model: Model, size: int, spec: RunSpec, seed: int) -> Iterator[Batch]:
+def _batches(model: Model, sampler: Sampler, size: int, spec: RunSpec, seed: int) -> Iterator[Batch]:
+    """Batches of `size` pictures. Dense references are made `CHUNK` batches at a time, which costs a fraction."""
     captions = [prompt.caption for prompt in zoo.prompts("train")]
     order = np.random.default_rng(seed)
+    dense = Plan(sampler, Schedule.dense(model.costs.graph.sites, sampler.calls), model.costs)
     for number in itertools.count():
-        drawn = order.choice(len(captions), size, replace=False)
-        indices = list(range(number * size, (number + 1) * size))
+        drawn = [captions[i] for i in order.choice(len(captions), size * CHUNK, replace=False)]
+        indices = [number * size * CHUNK + i for i in range(size * CHUNK)]
         noise = initial_noise(NOISE_SEED + seed, indices, model.latent_shape).to(model.device)
-        yield noise, model.condition([captions[i] for i in drawn], spec.guidance)
+        images = sample(model, dense, drawn, noise, spec.guidance)
+        for start in range(0, size * CHUNK, size):
+            part = slice(start, start + size)
+            yield Batch(noise[part], model.condition(drawn[part], spec.guidance), images[part])

@@ -9,9 +9,10 @@ from dipgo.pruner import Pruner, straight_through
 from dipgo.sampling import Sampler, initial_noise, rollout
 from dipgo.schedule import Schedule
 from dipgo.select import select_schedule
-from dipgo.train import TrainConfig, TrainStep, train_pruner
+from dipgo.train import Batch, TrainConfig, TrainStep, train_pruner
 
 __all__ = [
+    "Batch",
     "BlockGraph",
     "CostModel",
     "DipgoError",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import nn
@@ -15,7 +16,14 @@ from dipgo.losses import consistency, sparsity
 from dipgo.pruner import Pruner, straight_through
 from dipgo.sampling import Sampler, rollout
 
-Batch = tuple[torch.Tensor, Mapping[str, torch.Tensor]]  # initial noise and the denoiser's conditioning
+
+class Batch(NamedTuple):
+    """What one term of the loss needs: initial noise [n, c, h, w], the denoiser's conditioning as `rollout` takes
+    it, and the images [n, 3, H, W] that the full run decodes to from them (x0_full of Eq. 3)."""
+
+    noise: torch.Tensor
+    conditioning: Mapping[str, torch.Tensor]
+    images: torch.Tensor
 
 
 @dataclass(frozen=True)
@@ -62,8 +70,7 @@ def train_pruner(
 ) -> Iterator[TrainStep]:
     """Minimise Eq. 3 over the pruner's parameters; the denoiser stays as it is. Yields after every update.
 
-    `batches` gives (initial noise, conditioning) as `rollout` takes them; `decode` turns final latents into
-    images in [0, 1], differentiably. The caller owns logging and stopping.
+    `decode` turns final latents into images in [0, 1], differentiably. The caller owns logging and stopping.
     """
     if config.steps < 1 or config.accumulate < 1:
         raise DipgoError(f"training needs at least 1 step of 1 batch, got {config.steps} of {config.accumulate}")
@@ -84,13 +91,11 @@ def train_pruner(
         for step in range(1, config.steps + 1):
             total = 0.0
             for _ in range(config.accumulate):
-                noise, conditioning = next(batches)
-                with torch.no_grad():
-                    full = decode(rollout(denoiser, sampler, noise, conditioning, guidance))
+                batch = next(batches)
                 gates = straight_through(pruner.scores())
                 with gated(denoiser, costs.graph, gates, checkpoint=config.checkpoint):
-                    pruned = decode(rollout(denoiser, sampler, noise, conditioning, guidance))
-                error, kept = distance(pruned, full), sparsity(gates, gamma)
+                    pruned = decode(rollout(denoiser, sampler, batch.noise, batch.conditioning, guidance))
+                error, kept = distance(pruned, batch.images), sparsity(gates, gamma)
                 loss = error + config.alpha * kept if kept.item() > config.tau else error
                 (loss / config.accumulate).backward()
                 total += error.item() / config.accumulate

@@ -35,9 +35,7 @@ class Tiny:
         return Sampler(name, SD_SCHEDULER, steps, **kwargs)
 
     def random_reuse(self, calls: int, seed: int = 0, share: float = 0.5) -> torch.Tensor:
-        reuse = (
-            torch.rand(calls, len(self.graph.sites), generator=torch.Generator().manual_seed(seed)) < share
-        )
+        reuse = torch.rand(calls, len(self.graph.sites), generator=torch.Generator().manual_seed(seed)) < share
         reuse[0] = False
         return reuse
 

@@ -6,7 +6,7 @@ import torch
 from DeepCache import DeepCacheSDHelper
 
 from baselines import METHODS, Plan, PlanContext, method
-from dipgo import DipgoError, UnreachableRatio, gated, rollout
+from dipgo import DipgoError, Schedule, UnreachableRatio, gated, rollout
 from tests.conftest import GUIDANCE
 
 
@@ -87,13 +87,17 @@ def test_dipgo_meets_its_ratio_from_the_trained_scores(context, tiny_costs):
     assert abs(tiny_costs.pruned_ratio(plan.schedule) - 0.8) < 0.0125
 
 
-def test_kept_timesteps_are_those_of_the_other_run(context):
-    other = method("step_skip")(context("plms", 50, mode="hold", calls=10))
-    plan = method("kept_timesteps")(context("plms", 50, of="other", plans={"other": other}))
-    computed = plan.costs.graph.execute(plan.schedule).computed_calls
-    assert plan.sampler.name == "ddim"
-    wanted = other.sampler.timesteps[other.costs.graph.execute(other.schedule).computed_calls]
-    assert plan.sampler.timesteps[computed].tolist() == wanted.tolist()
+def test_kept_timesteps_are_those_where_the_other_run_spends_most(tiny, context, tiny_costs):
+    reuse = np.ones((51, 9), dtype=bool)
+    reuse[[0, 2, 7, 30]] = False  # call 2 is PLMS's second one at the timestep of call 1
+    reuse[40, 8] = False  # a call that computes its last block only
+    made = context("plms", 50)
+    other = Plan(made.sampler, Schedule(tiny.graph.sites, reuse), tiny_costs)
+    plans = [method("kept_timesteps")(context("plms", 50, of="x", calls=n, plans={"x": other})) for n in (3, 4, 5)]
+    for plan, kept in zip(plans, ([0, 2, 7], [0, 2, 7, 30], [0, 2, 7, 30, 40]), strict=True):
+        computed = plan.costs.graph.execute(plan.schedule).computed_calls
+        assert plan.sampler.name == "ddim"
+        assert plan.sampler.timesteps[computed].tolist() == made.sampler.timesteps[kept].tolist()
 
 
 @pytest.mark.parametrize(

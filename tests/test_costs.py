@@ -14,9 +14,7 @@ from tests.conftest import GUIDANCE
 def independently_counted(tiny, schedule, sampler) -> int:
     """Multiply-accumulates of a real gated run, both guidance branches, by torch's own counter."""
     noise = tiny.noise[:1]
-    conditioning = {
-        "encoder_hidden_states": tiny.conditioning["encoder_hidden_states"][:2].repeat(1, 13, 1)[:, :77]
-    }
+    conditioning = {"encoder_hidden_states": tiny.conditioning["encoder_hidden_states"][:2].repeat(1, 13, 1)[:, :77]}
     with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         with gated(tiny.denoiser, tiny.graph, schedule):
             rollout(tiny.denoiser, sampler, noise, conditioning, GUIDANCE)

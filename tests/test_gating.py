@@ -21,9 +21,7 @@ def relative(a: torch.Tensor, b: torch.Tensor) -> float:
 
 @pytest.mark.parametrize("name", ["ddim", "plms", "dpm"])
 def test_everything_kept_is_bit_equal_to_the_stock_pipeline(tiny, name):
-    text_config = CLIPTextConfig(
-        hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=2
-    )
+    text_config = CLIPTextConfig(hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=2)
     vae = AutoencoderKL(block_out_channels=(4,), norm_num_groups=2, latent_channels=4)
     sampler = tiny.sampler(name)
     pipeline = StableDiffusionPipeline(
@@ -128,9 +126,7 @@ def test_gradients_with_checkpointing_equal_those_without(tiny):
     for checkpoint in (False, True):
         gates = start.clone().requires_grad_()
         with gated(tiny.denoiser, tiny.graph, gates, checkpoint=checkpoint):
-            rollout(
-                tiny.denoiser, sampler, tiny.noise, tiny.conditioning, GUIDANCE
-            ).square().mean().backward()
+            rollout(tiny.denoiser, sampler, tiny.noise, tiny.conditioning, GUIDANCE).square().mean().backward()
         gradients.append(gates.grad)
     assert gradients[0][1:].abs().min() > 0
     torch.testing.assert_close(gradients[0], gradients[1])

@@ -7,11 +7,13 @@ import pytest
 import torch
 
 from dipgo import (
+    Batch,
     DipgoError,
     Pruner,
     Schedule,
     TrainConfig,
     UnreachableRatio,
+    rollout,
     select_schedule,
     straight_through,
     train_pruner,
@@ -96,8 +98,10 @@ def test_scores_of_a_diverged_training_are_refused(tiny_costs):
         select_schedule(np.full((4, 9), np.nan), 0.5, tiny_costs)
 
 
-def batches(tiny):
-    return itertools.repeat((tiny.noise, tiny.conditioning))
+def batches(tiny, sampler):
+    with torch.no_grad():
+        images = decode(rollout(tiny.denoiser, sampler, tiny.noise, tiny.conditioning, GUIDANCE))
+    return itertools.repeat(Batch(tiny.noise, tiny.conditioning, images))
 
 
 def decode(latents):
@@ -106,9 +110,8 @@ def decode(latents):
 
 def train(tiny, costs, **settings):
     config = TrainConfig(**{"width": 16, "checkpoint": False, "lr": 5.0, **settings})
-    return list(
-        train_pruner(config, tiny.denoiser, tiny.sampler("ddim", 5), costs, batches(tiny), decode, GUIDANCE)
-    )
+    sampler = tiny.sampler("ddim", 5)
+    return list(train_pruner(config, tiny.denoiser, sampler, costs, batches(tiny, sampler), decode, GUIDANCE))
 
 
 def test_training_starts_at_loss_zero_and_sparsity_one_and_then_prunes(tiny, tiny_costs):
@@ -126,9 +129,7 @@ def test_training_is_repeatable_and_sees_its_seed(tiny, tiny_costs):
 
 
 def test_below_tau_the_sparsity_term_is_off(tiny, tiny_costs):
-    free = train(
-        tiny, tiny_costs, steps=2, tau=1.1
-    )  # already reached at the start: nothing pushes gates away
+    free = train(tiny, tiny_costs, steps=2, tau=1.1)  # already reached at the start: nothing pushes gates away
     assert free[-1].sparsity == pytest.approx(1)
 
 

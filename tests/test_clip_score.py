@@ -1,0 +1,169 @@
+from __future__ import annotations
+
+import json
+import shutil
+import string
+
+import numpy as np
+import open_clip
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+from transformers import CLIPTokenizer
+
+from benchmarks.clip_score import CONFIG, ClipJudge
+
+CAPTIONS = ["red dot, google", "blue dot, fluent", "sunflower", "cat face", "apple", "red dot, google"]
+
+
+@pytest.fixture(scope="module")
+def model_folder(tmp_path_factory):
+    """A tiny random open_clip model with its own config and its own letter-by-letter tokenizer."""
+    folder = tmp_path_factory.mktemp("clip")
+    letters = string.ascii_lowercase + ","
+    words = [*letters, *(f"{letter}</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
+    vocabulary = {word: index for index, word in enumerate(words)}
+    CLIPTokenizer(vocab=vocabulary, merges=[]).save_pretrained(folder)
+    config = {
+        "embed_dim": 16,
+        "vision_cfg": {"layers": 1, "width": 32, "head_width": 16, "patch_size": 8, "image_size": 32},
+        "text_cfg": {
+            "context_length": 24,
+            "vocab_size": len(vocabulary),
+            "hf_tokenizer_name": "letters",
+            "width": 32,
+            "heads": 2,
+            "layers": 1,
+        },
+    }
+    (folder / CONFIG).write_text(json.dumps({"model_cfg": config, "preprocess_cfg": {"mean": [0.5] * 3}}))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = open_clip.model.CLIP(**config)
+        # A fresh model's features are nearly the same whatever the input: spread them.
+        torch.nn.init.normal_(model.visual.conv1.weight)
+        torch.nn.init.normal_(model.token_embedding.weight)
+    weights = {name: value.half() for name, value in model.state_dict().items()}
+    save_file(weights, folder / "model.safetensors")
+    return folder
+
+
+@pytest.fixture
+def judge(model_folder, monkeypatch):
+    def refuse(*_):
+        raise AssertionError("reached for the network")
+
+    monkeypatch.setattr("socket.socket.connect", refuse)
+    monkeypatch.setattr("socket.getaddrinfo", refuse)
+    return ClipJudge(model_folder)
+
+
+@pytest.fixture
+def paths(tmp_path):
+    random = np.random.default_rng(0)
+    paths = [tmp_path / f"{index}.png" for index in range(len(CAPTIONS))]
+    for path in paths:
+        Image.fromarray(random.integers(0, 256, (40, 40, 3), dtype=np.uint8)).save(path)
+    return paths
+
+
+def test_scores_are_100_times_the_cosine_clamped_at_0(judge, paths):
+    scores = judge.scores(paths, CAPTIONS, progress=False)
+    assert scores.shape == (len(paths),) and scores.dtype == np.float32
+    with torch.no_grad():
+        images = torch.stack([judge.preprocess(Image.open(path)) for path in paths])
+        cosines = torch.cosine_similarity(
+            judge.model.encode_image(images), judge.model.encode_text(judge.tokenizer(CAPTIONS))
+        ).numpy()
+    assert cosines.min() > 0 and np.ptp(cosines) > 0.05
+    np.testing.assert_allclose(scores, 100 * cosines, atol=1e-3)
+    judge.model.visual.proj.neg_()  # now every cosine is below 0
+    assert not judge.scores(paths, CAPTIONS, progress=False).any()
+
+
+def test_stored_half_precision_weights_are_computed_with_in_float32(judge):
+    assert {parameter.dtype for parameter in judge.model.parameters()} == {torch.float32}
+
+
+def test_the_tokenizer_is_the_folders_own(judge, model_folder):
+    tokens = judge.tokenizer(["cat"])
+    assert tokens.shape == (1, 24)
+    start, end = len(judge.tokenizer.tokenizer) - 2, len(judge.tokenizer.tokenizer) - 1
+    assert tokens[0, :5].tolist() == [start, 2, 0, 27 + 19, end]  # c, a, t</w>
+
+
+def test_scores_do_not_depend_on_the_batch(judge, paths):
+    one = judge.scores(paths, CAPTIONS, batch=1, progress=False)
+    np.testing.assert_allclose(one, judge.scores(paths, CAPTIONS, batch=4, progress=False), atol=1e-4)
+
+
+def test_each_distinct_caption_is_encoded_once(judge, paths, monkeypatch):
+    encoded = []
+    encode = judge.model.encode_text
+
+    def counting(tokens):
+        encoded.append(len(tokens))
+        return encode(tokens)
+
+    monkeypatch.setattr(judge.model, "encode_text", counting)
+    judge.scores(paths, CAPTIONS, progress=False)
+    judge.scores(paths, CAPTIONS, progress=False)
+    assert sum(encoded) == len(set(CAPTIONS))
+
+
+def with_known_features(judge, monkeypatch, images, texts: dict[str, list[float]]) -> None:
+    monkeypatch.setattr(judge, "image_features", lambda *_: torch.tensor(images))
+    monkeypatch.setattr(judge, "text_features", lambda names, *_: torch.tensor([texts[n] for n in names]))
+
+
+def test_retrieval_counts_the_pictures_whose_own_caption_wins(judge, monkeypatch):
+    texts = {"a": [1.0, 0.0, 0.0], "b": [0.0, 1.0, 0.0], "c": [0.0, 0.0, 1.0]}
+    images = [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [1.0, 0.0, 0.0], [0.5, 0.5, 0.0]]
+    with_known_features(judge, monkeypatch, images, texts)
+    assert judge.retrieval(range(4), ["a", "b", "c", "a"], among=3) == 0.5  # right, right, wrong, tie
+
+
+def test_retrieval_distractors_never_repeat_the_pictures_own_caption(judge, monkeypatch):
+    captions, texts = ["a", "b", "a", "a", "b"], {"a": [1.0, 0.0], "b": [0.0, 1.0]}
+    with_known_features(judge, monkeypatch, [texts[caption] for caption in captions], texts)
+    assert judge.retrieval(range(5), captions, among=2) == 1
+
+
+def test_retrieval_by_chance_is_1_in_among_and_depends_on_the_seed_alone(judge, monkeypatch):
+    random = torch.Generator().manual_seed(0)
+    captions = [str(index) for index in range(400)]
+    texts = dict(zip(captions, torch.randn(400, 8, generator=random).tolist(), strict=True))
+    with_known_features(judge, monkeypatch, torch.randn(400, 8, generator=random).tolist(), texts)
+    found = [judge.retrieval(range(400), captions, among=5, seed=seed) for seed in (0, 0, 1, 2)]
+    assert found[0] == found[1] and len(set(found)) > 1
+    assert np.mean(found[1:]) == pytest.approx(1 / 5, abs=0.05)
+
+
+def test_bad_input_is_named(judge, paths, tmp_path):
+    with pytest.raises(ValueError, match="6 pictures but 1 captions"):
+        judge.scores(paths, ["sunflower"])
+    with pytest.raises(ValueError, match="no pictures"):
+        judge.scores([], [])
+    with pytest.raises(ValueError, match="among 100 captions of 5 distinct ones"):
+        judge.retrieval(paths, CAPTIONS)
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(paths[0].read_bytes()[:100])
+    with pytest.raises(ValueError, match="cannot read picture .*broken.png"):
+        judge.scores([broken], ["sunflower"], progress=False)
+
+
+def test_a_folder_without_its_parts_or_with_pickles_is_refused(model_folder, tmp_path):
+    with pytest.raises(ValueError, match="no CLIP model at .*nowhere"):
+        ClipJudge(tmp_path / "nowhere")
+    folder = shutil.copytree(model_folder, tmp_path / "copy")
+    weights = (folder / "model.safetensors").rename(tmp_path / "model.safetensors")
+    with pytest.raises(ValueError, match="one safetensors file, not 0"):
+        ClipJudge(folder)
+    shutil.copy(weights, folder)
+    torch.save({}, folder / "open_clip_pytorch_model.bin")  # open_clip would prefer it
+    with pytest.raises(ValueError, match="pickled weights: open_clip_pytorch_model.bin"):
+        ClipJudge(folder)
+    (folder / CONFIG).unlink()
+    with pytest.raises(ValueError, match=f"lacks {CONFIG}"):
+        ClipJudge(folder)
