@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+ROOT = Path(__file__).parent.parent
 PACKAGES = ("torch", "diffusers", "transformers", "open_clip_torch", "clean-fid", "fvcore", "numpy", "timm")
 
 
@@ -48,6 +49,9 @@ def device_name() -> str:
 
 
 def _git(*arguments: str) -> str:
-    here = Path(__file__).parent
-    result = subprocess.run(["git", *arguments], cwd=here, capture_output=True, text=True, check=False)
+    """Git's answer about this checkout; empty where there is no git or no repository."""
+    try:
+        result = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        return ""
     return result.stdout.strip()
