@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -127,3 +129,11 @@ def test_an_unknown_method_is_named():
     with pytest.raises(DipgoError, match="did you mean deepcache"):
         method("deepcach")
     assert "dipgo" in METHODS
+
+
+def test_a_schedule_for_another_step_count_or_family_is_refused(tiny, context):
+    plan = context(steps=10).dense()
+    with pytest.raises(DipgoError, match="10 calls, but ddim at 5 steps makes 5"):
+        replace(plan, sampler=tiny.sampler("ddim", 5))
+    with pytest.raises(DipgoError, match="another denoiser"):
+        replace(plan, schedule=Schedule.dense(("transformer_blocks.0",), 10))
