@@ -9,7 +9,6 @@ nox -s render                      render the tables from their records, measuri
 
 from __future__ import annotations
 
-import hashlib
 import sys
 from pathlib import Path
 
@@ -25,10 +24,11 @@ SOME_ROWS_ABSENT = 3  # `python -m benchmarks run` says so when records of some 
 
 
 def suite_environment(session: nox.Session) -> str:
-    """The shared environment's python; made on first use and again when pyproject.toml changes."""
+    """The shared environment's python; made on first use and again when its requirements change."""
     python = ENVIRONMENT / ("Scripts/python.exe" if sys.platform == "win32" else "bin/python")
-    wanted = hashlib.sha256((ROOT / "pyproject.toml").read_bytes()).hexdigest()
-    stamp = ENVIRONMENT / "pyproject.sha256"
+    project = nox.project.load_toml(ROOT / "pyproject.toml")
+    wanted = repr((project["project"]["dependencies"], project["dependency-groups"]))
+    stamp = ENVIRONMENT / "requirements"
     if not (python.exists() and stamp.exists() and stamp.read_text() == wanted):
         session.run(sys.executable, "-m", "venv", "--clear", str(ENVIRONMENT), external=True)
         groups = [f"--group={ROOT / 'pyproject.toml'}:{group}" for group in GROUPS]
