@@ -24,6 +24,7 @@ def main(arguments: list[str] | None = None) -> int:
     run.add_argument("--workspace", type=Path, default=ROOT / "runs", help="pictures and partial results")
     run.add_argument("--records", type=Path, default=ROOT / "tables" / "records", help="where records go")
     run.add_argument("--batch", type=int, default=100, help="pictures generated at once; changes no picture")
+    run.add_argument("--workers", type=int, default=2, help="processes that generate and score side by side")
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s", stream=sys.stderr)
     try:
@@ -39,13 +40,14 @@ def _run(options: argparse.Namespace) -> int:
     path = Path(options.suite) if options.suite.endswith(".toml") else suites.get(options.suite)
     if path is None:
         raise unknown("suite", options.suite, suites)
-    if options.batch < 1:
-        raise ValueError(f"--batch is {options.batch}; it must be at least 1")
+    for name in ("batch", "workers"):
+        if getattr(options, name) < 1:
+            raise ValueError(f"--{name} is {getattr(options, name)}; it must be at least 1")
     from benchmarks.run import Suite, check_rows, revisions  # after the cheap checks: it imports torch
 
     specs = load_suite(path, revisions())
     check_rows(specs, options.row)
-    suite = Suite(specs, options.workspace, options.records, options.batch)
+    suite = Suite(specs, options.workspace, options.records, options.batch, options.workers)
     failed = suite.run(options.row or [spec.id for spec in specs], fresh=options.fresh)
     for name, reason in failed.items():
         print(f"error: {name}: {reason}", file=sys.stderr)

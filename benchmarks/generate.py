@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from torchvision.io import encode_png
+from PIL import Image
 from tqdm import tqdm
 
 from baselines import Plan
@@ -60,10 +61,11 @@ def generate(
 
 
 def _write_png(path: Path, image: torch.Tensor) -> None:
-    data = encode_png((image.cpu() * 255).round().to(torch.uint8)).numpy().tobytes()
+    data = io.BytesIO()
+    Image.fromarray((image * 255).round().to(torch.uint8).permute(1, 2, 0).cpu().numpy()).save(data, "PNG")
     temporary = path.with_suffix(".part")
     try:
-        temporary.write_bytes(data)
+        temporary.write_bytes(data.getvalue())
         os.replace(temporary, path)
     except OSError as error:
         temporary.unlink(missing_ok=True)

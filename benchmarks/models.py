@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any
 
 import torch
@@ -60,6 +60,7 @@ class Model:
         return vae.decode(latents / vae.config.scaling_factor, return_dict=False)[0] / 2 + 0.5
 
 
+@cache
 def load(name: str, device: str = "cpu") -> Model:
     """A model of the zoo in float32. Raises one clear line for missing or tampered weights."""
     pipeline = StableDiffusionPipeline.from_pretrained(zoo.model_path(name), dtype=torch.float32)

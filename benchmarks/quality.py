@@ -38,7 +38,7 @@ def score(
     for name, values in samples.items():
         cells[name] = {"value": sum(values) / len(values), "n": len(values)}
     if "retrieval_top1" in metrics:
-        cells["retrieval_top1"] = {"value": judge.retrieval(paths, captions), "n": len(paths)}
+        cells["retrieval_top1"] = {"value": judge.retrieval(paths, captions, progress=False), "n": len(paths)}
     if {"fid_efflite0", "kid_efflite0"} & set(metrics):
         features = fid.features(paths, progress=False)
         if "fid_efflite0" in metrics:

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import json
 import logging
+import multiprocessing
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from statistics import median
 from time import perf_counter
 from typing import Any
 
 import numpy as np
+import torch
 
 from baselines import Plan, PlanContext, method
 from benchmarks import latency, models, quality, record, training
@@ -29,6 +35,57 @@ REFERENCE = "reference"
 LATENCY_METRICS = ("denoiser", "end_to_end")
 
 
+@dataclass(frozen=True)
+class Task:
+    """One prompt set of a run: `folder` takes its pictures and scores, `dense` holds those to compare with."""
+
+    spec: RunSpec
+    plan: Plan
+    prompts: str
+    folder: Path
+    dense: Path
+    batch: int
+    title: str
+
+
+@cache
+def judge() -> ClipJudge:
+    return ClipJudge(zoo.model_path(JUDGE))
+
+
+def score(task: Task) -> None:
+    """Make a task's pictures and score them; the scores are written last, as `<prompt set>.json`."""
+    start, spec = perf_counter(), task.spec
+    captions = [prompt.caption for prompt in zoo.prompts(task.prompts)[: spec.limit]]
+    paths = generate(
+        models.load(spec.model),
+        task.plan,
+        captions,
+        task.folder / task.prompts,
+        seed=spec.seed,
+        guidance=spec.guidance,
+        batch=task.batch,
+        title=task.title,
+    )
+    dense = image_paths(task.dense / task.prompts, len(captions))
+    reference = zoo.model_path(REFERENCE) / "real.safetensors"
+    cells, samples = quality.score(paths, captions, dense, spec.metrics, judge(), reference)
+    data = {"metrics": cells, "samples": samples, "seconds": perf_counter() - start}
+    write_text(task.folder / f"{task.prompts}.json", json.dumps(data) + "\n")
+
+
+@contextmanager
+def pool(workers: int) -> Iterator[Callable[[Sequence[Task]], None]]:
+    """Runs tasks side by side in processes that share the machine's threads; in this process if there is one."""
+    if workers == 1:
+        yield lambda tasks: list(map(score, tasks))
+        return
+    threads = max(1, torch.get_num_threads() // workers)
+    context = multiprocessing.get_context("spawn")  # a fork of a process with torch's threads may hang
+    with ProcessPoolExecutor(workers, context, torch.set_num_threads, (threads,)) as executor:
+        yield lambda tasks: list(executor.map(score, tasks))
+
+
 class Suite:
     """The runs of one table with their workspace.
 
@@ -37,11 +94,10 @@ class Suite:
     their work. A record without its workspace (a fresh clone holds the published ones) is measured again.
     """
 
-    def __init__(self, specs: Sequence[RunSpec], workspace: Path, records: Path, batch: int) -> None:
+    def __init__(self, specs: Sequence[RunSpec], workspace: Path, records: Path, batch: int, workers: int) -> None:
         self.specs = {spec.id: spec for spec in specs}
-        self.workspace, self.records, self.batch = workspace, records, batch
+        self.workspace, self.records, self.batch, self.workers = workspace, records, batch, workers
         self.plans: dict[str, Plan] = {}
-        self.models: dict[str, models.Model] = {}
 
     def run(self, only: Sequence[str], *, fresh: bool) -> dict[str, str]:
         """Measure the rows in `only` that are not finished; returns the reason for each that cannot be."""
@@ -51,13 +107,15 @@ class Suite:
         todo = [spec for spec in wanted if not self._finished(spec)]
         log.info("%d of %d runs are finished; %d to go", len(wanted) - len(todo), len(wanted), len(todo))
         failed: dict[str, str] = {}
-        judge = ClipJudge(zoo.model_path(JUDGE)) if todo else None
-        for number, spec in enumerate(todo, 1):
-            try:
-                self._score(spec, judge, title=f"{spec.id} ({number}/{len(todo)})")
-            except DipgoError as error:
-                failed[spec.id] = str(error)
-                log.warning("%s cannot be measured: %s", spec.id, error)
+        with pool(self.workers if todo else 1) as run_tasks:
+            for number, spec in enumerate(todo, 1):
+                try:
+                    tasks = self._tasks(spec, title=f"{spec.id} ({number}/{len(todo)})")
+                except DipgoError as error:
+                    failed[spec.id] = str(error)
+                    log.warning("%s cannot be measured: %s", spec.id, error)
+                else:
+                    run_tasks(tasks)
         measured = [spec for spec in todo if spec.id not in failed]
         self._time([spec for spec in measured if "latency" in spec.metrics])
         for spec in measured:
@@ -79,7 +137,7 @@ class Suite:
         return self.workspace / spec.digest
 
     def _finished(self, spec: RunSpec) -> bool:
-        pieces = [self._folder(spec) / "quality.json"]
+        pieces = [self._folder(spec) / f"{name}.json" for name in spec.prompts]
         pieces += [self._folder(spec) / "latency.json"] if "latency" in spec.metrics else []
         return record.find(self.records, spec.id, spec.digest) is not None and all(p.exists() for p in pieces)
 
@@ -87,15 +145,10 @@ class Suite:
         for folder in [self.workspace / "pruners", *map(self._folder, specs)]:
             shutil.rmtree(folder, ignore_errors=True)
 
-    def _model(self, spec: RunSpec) -> models.Model:
-        if spec.model not in self.models:
-            self.models[spec.model] = models.load(spec.model)
-        return self.models[spec.model]
-
     def plan(self, spec: RunSpec) -> Plan:
         """The method's answer for a run; a pruner is trained here unless it was before."""
         if spec.id not in self.plans:
-            model = self._model(spec)
+            model = models.load(spec.model)
             sampler = Sampler(spec.scheduler, model.scheduler_config, spec.steps)
             pruners = self.workspace / "pruners"
 
@@ -108,33 +161,12 @@ class Suite:
             self.plans[spec.id] = method(spec.method)(context)
         return self.plans[spec.id]
 
-    def _score(self, spec: RunSpec, judge: ClipJudge, title: str) -> None:
-        """Pictures and quality of every prompt set, kept in the run's folder."""
-        path = self._folder(spec) / "quality.json"
-        if path.exists():
-            return
-        model, plan, start = self._model(spec), self.plan(spec), perf_counter()
-        dense_spec = self.specs[spec.reference] if spec.reference else spec
-        cells, samples = {}, {}
-        for name in spec.prompts:
-            captions = [prompt.caption for prompt in zoo.prompts(name)[: spec.limit]]
-            folder = self._folder(spec) / name
-            paths = generate(
-                model,
-                plan,
-                captions,
-                folder,
-                seed=spec.seed,
-                guidance=spec.guidance,
-                batch=self.batch,
-                title=f"{title}, {name}",
-            )
-            dense = image_paths(self._folder(dense_spec) / name, len(captions))
-            cells[name], samples[name] = quality.score(
-                paths, captions, dense, spec.metrics, judge, zoo.model_path(REFERENCE) / "real.safetensors"
-            )
-        data = {"metrics": cells, "samples": samples, "seconds": perf_counter() - start}
-        write_text(path, json.dumps(data) + "\n")
+    def _tasks(self, spec: RunSpec, title: str) -> list[Task]:
+        """The prompt sets of a run whose pictures are not scored yet."""
+        dense = self._folder(self.specs[spec.reference] if spec.reference else spec)
+        folder, plan = self._folder(spec), self.plan(spec)
+        missing = [name for name in spec.prompts if not (folder / f"{name}.json").exists()]
+        return [Task(spec, plan, name, folder, dense, self.batch, f"{title}, {name}") for name in missing]
 
     def _time(self, specs: Sequence[RunSpec]) -> None:
         """Latency of all runs that lack it, in turn with their dense references."""
@@ -144,19 +176,19 @@ class Suite:
         references = {spec.id: spec.reference or spec.id for spec in missing}
         rows = {name: self.specs[name] for name in dict.fromkeys([*references.values(), *references])}
         guidance = missing[0].guidance
-        seconds = latency.measure(self._model(missing[0]), {n: self.plan(s) for n, s in rows.items()}, guidance)
+        seconds = latency.measure(models.load(missing[0].model), {n: self.plan(s) for n, s in rows.items()}, guidance)
         for spec in missing:
             rounds = {"run": seconds[spec.id], "dense": seconds[references[spec.id]]}
             write_text(self._folder(spec) / "latency.json", json.dumps(rounds) + "\n")
 
     def _write_record(self, spec: RunSpec) -> None:
-        scored = json.loads((self._folder(spec) / "quality.json").read_text())
+        scored = {name: json.loads((self._folder(spec) / f"{name}.json").read_text()) for name in spec.prompts}
         plan = self.plan(spec)
         independent = macs_cells(plan, spec.guidance)
         if "latency" in spec.metrics:
             independent |= latency_cells(json.loads((self._folder(spec) / "latency.json").read_text()))
         if "train" in spec.params:
-            model = self._model(spec)
+            model = models.load(spec.model)
             trained = training.train_once(model, plan.sampler, spec, spec.params["train"], self.workspace / "pruners")
             independent["training_seconds"] = {"value": trained.seconds}
         weights = {spec.model: spec.revision, JUDGE: zoo.revision(JUDGE)}
@@ -166,10 +198,15 @@ class Suite:
             id=spec.id,
             digest=spec.digest,
             spec=spec.to_json(),
-            metrics={record.ALL: independent, **scored["metrics"]},
-            samples=scored["samples"],
+            metrics={record.ALL: independent, **{name: found["metrics"] for name, found in scored.items()}},
+            samples={name: found["samples"] for name, found in scored.items()},
             absent=absent,
-            provenance=provenance(weights) | {"seconds": scored["seconds"], "batch": self.batch},
+            provenance=provenance(weights)
+            | {
+                "seconds": {name: found["seconds"] for name, found in scored.items()},
+                "batch": self.batch,
+                "workers": self.workers,
+            },
             schedule=schedule if plan.schedule.reuse.any() else None,
         )
         record.write(done, self.records, replace=True)

@@ -116,6 +116,9 @@ class RunSpec:
         object.__setattr__(self, "params", _freeze(self.params))
         self.digest  # noqa: B018  (params that JSON cannot hold are refused here, not after the run)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return RunSpec.from_json, (self.to_json(),)  # a read-only mapping does not pickle
+
     def __hash__(self) -> int:
         return hash((self.id, self.digest))
 

@@ -65,7 +65,7 @@ class Bench:
         self.suite.write_text(SUITE.format(scheduler=scheduler, ratio=ratio))
         chosen = [text for row in rows for text in ("--row", row)]
         folders = ["--workspace", str(self.workspace), "--records", str(self.records)]
-        return main(["run", suite or str(self.suite), *chosen, *folders, *arguments])
+        return main(["run", suite or str(self.suite), *chosen, *folders, "--workers", "1", *arguments])
 
     def record(self, name: str) -> record.Record:
         found = record.find(self.records, name)
@@ -139,10 +139,17 @@ def test_a_killed_run_keeps_its_finished_pictures(bench):
     before = load([lost])
     stamp = kept[0].stat().st_mtime_ns
     lost.unlink()
-    (bench.workspace / bench.record("half").digest / "quality.json").unlink()
+    (bench.workspace / bench.record("half").digest / "held-out.json").unlink()
     assert bench.run("--batch", "1") == 0
     assert kept[0].stat().st_mtime_ns == stamp
     assert abs(load([lost]).int() - before.int()).max() <= 1  # made at another batch size
+
+
+def test_two_workers_make_the_same_pictures(bench, monkeypatch):
+    monkeypatch.setattr(latency, "ROUNDS", 1)
+    before = load(bench.images("half"))
+    assert bench.run("--fresh", "--workers", "2", rows=["half"]) == 0
+    assert abs(load(bench.images("half")).int() - before.int()).max() <= 1
 
 
 def test_fresh_measures_again(bench, monkeypatch):

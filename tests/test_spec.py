@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 from dataclasses import replace
 from pathlib import Path
 
@@ -45,6 +46,10 @@ def write_suite(folder: Path, text: str) -> Path:
 def test_json_round_trip_keeps_spec_and_digest():
     again = RunSpec.from_json(json.loads(json.dumps(SPEC.to_json())))
     assert again == SPEC and again.digest == SPEC.digest and hash(again) == hash(SPEC)
+
+
+def test_travels_between_processes():
+    assert pickle.loads(pickle.dumps(SPEC)) == SPEC
 
 
 def test_digest_depends_on_every_field_but_the_id():

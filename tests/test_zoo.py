@@ -6,6 +6,7 @@ import shutil
 import open_clip
 import pytest
 import torch
+from diffusers import StableDiffusionPipeline
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -112,3 +113,17 @@ def test_the_judge_loads_by_open_clip_and_ranks_by_colour():
         picture = model.eval().encode_image(preprocess(canvas)[None], normalize=True)
         yellow, black = (picture @ model.encode_text(tokens, normalize=True).T)[0]
     assert black > yellow
+
+
+def test_the_generator_loads_by_the_plain_pipeline_and_draws_what_the_noise_says():
+    pipeline = StableDiffusionPipeline.from_pretrained(zoo.model_path("emoji-sd"), torch_dtype=torch.float32)
+    pipeline.set_progress_bar_config(disable=True)
+
+    def draw(caption):
+        noise = torch.Generator().manual_seed(0)
+        return pipeline(caption, num_inference_steps=2, guidance_scale=4.0, generator=noise, output_type="np").images
+
+    images = draw("sunflower, twitter")
+    assert images.shape == (1, 64, 64, 3) and images.std() > 0.05
+    assert (images == draw("sunflower, twitter")).all()
+    assert abs(images - draw("cactus, twitter")).max() > 0.05  # the caption matters
