@@ -18,8 +18,12 @@ ROOT = Path(__file__).parent.parent
 PACKAGES = ("torch", "diffusers", "transformers", "open_clip_torch", "clean-fid", "fvcore", "numpy", "timm")
 
 
-def provenance(weights: Mapping[str, str]) -> dict[str, Any]:
-    """What identifies this measurement; `weights` maps a model to the digest of its files."""
+def provenance(weights: Mapping[str, str], workers: int = 1) -> dict[str, Any]:
+    """What identifies this measurement; `weights` maps a model to the digest of its files.
+
+    The peak memory is this process's, and as much for each worker beside it as the largest of them held.
+    """
+    beside = workers if workers > 1 else 0
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "commit": _git("rev-parse", "HEAD") or "unknown",
@@ -29,9 +33,14 @@ def provenance(weights: Mapping[str, str]) -> dict[str, Any]:
         "python": platform.python_version(),
         "packages": {name: version(name) for name in PACKAGES},
         "weights": dict(weights),
-        "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        "workers": workers,
+        "peak_memory_bytes": _peak(resource.RUSAGE_SELF) + beside * _peak(resource.RUSAGE_CHILDREN),
         "command": " ".join(["python -m benchmarks", *sys.argv[1:]]),
     }
+
+
+def _peak(who: int) -> int:
+    return resource.getrusage(who).ru_maxrss * 1024
 
 
 def device_name() -> str:

@@ -201,11 +201,10 @@ class Suite:
             metrics={record.ALL: independent, **{name: found["metrics"] for name, found in scored.items()}},
             samples={name: found["samples"] for name, found in scored.items()},
             absent=absent,
-            provenance=provenance(weights)
+            provenance=provenance(weights, self.workers)
             | {
                 "seconds": {name: found["seconds"] for name, found in scored.items()},
                 "batch": self.batch,
-                "workers": self.workers,
             },
             schedule=schedule if plan.schedule.reuse.any() else None,
         )

@@ -30,7 +30,7 @@ def main() -> None:
     manifest: dict[str, object] = {"prompts": {"files": _files([ZOO / "prompts.csv"]), "measured": {}}}
     for entry, cards in ENTRIES.items():
         files = [path for path in (ZOO / entry).rglob("*") if path.is_file()]
-        written = {card: args.work / f"{card}.json" for card in (*cards, f"{entry}-samples")}
+        written = {card: args.work / f"{card}.json" for card in cards}
         measured = {card: json.loads(path.read_text()) for card, path in written.items() if path.is_file()}
         if files:
             manifest[entry] = {"files": _files(files), "measured": measured}
