@@ -115,6 +115,7 @@ def train(tiny, costs, **settings):
 
 
 def test_training_starts_at_loss_zero_and_sparsity_one_and_then_prunes(tiny, tiny_costs):
+    tiny.denoiser.zero_grad()  # other tests share it
     steps = train(tiny, tiny_costs, steps=8)
     assert [s.step for s in steps] == list(range(1, 9))
     assert steps[0].consistency == pytest.approx(0, abs=1e-5) and steps[0].sparsity == pytest.approx(1)

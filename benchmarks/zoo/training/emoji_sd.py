@@ -162,6 +162,10 @@ def export(work: Path, target: Path) -> None:
     temporary = target.with_name(target.name + ".tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     pipeline.to(dtype=torch.float16).save_pretrained(temporary)
+    # The autoencoder's config would name the scratch folder it came from.
+    config = temporary / "vae" / "config.json"
+    kept = {key: value for key, value in json.loads(config.read_text()).items() if key != "_name_or_path"}
+    config.write_text(json.dumps(kept, indent=2) + "\n")
     # transformers loads in the config's type, diffusers in float32: without this the parts would not fit together.
     config = temporary / "text_encoder" / "config.json"
     config.write_text(json.dumps({**json.loads(config.read_text()), "dtype": "float32"}, indent=2) + "\n")
