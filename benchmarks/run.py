@@ -219,14 +219,14 @@ class Suite:
 
 def macs_cells(plan: Plan, guidance: float) -> dict[str, dict[str, Any]]:
     """MACs of one image in both conventions, and what the schedule is made of."""
-    computed = plan.costs.graph.execute(plan.schedule).computed
+    execution = plan.costs.graph.execute(plan.schedule)
     charged = plan.sampler.charged_steps / plan.sampler.calls  # the paper charges steps, not calls
     branches = 2 if guidance > 1 else 1
     cells = {
-        "macs_paper": float(plan.costs.paper.per_call(computed).sum()) * charged,
-        "macs_full": float(plan.costs.full.per_call(computed).sum()) * branches,
+        "macs_paper": float(plan.costs.paper.per_call(execution.computed).sum()) * charged,
+        "macs_full": float(plan.costs.full.per_call(execution.computed).sum()) * branches,
         "pruned_ratio": plan.costs.pruned_ratio(plan.schedule),
-        "computed_calls": int(computed.any(axis=1).sum()),
+        "computed_calls": int(execution.computed_calls.sum()),
         "step_skip_share": plan.costs.step_skip_share(plan.schedule),
     }
     return {name: {"value": value} for name, value in cells.items() if value is not None}

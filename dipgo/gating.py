@@ -79,16 +79,16 @@ class _DenoiserHook(ModelHook):
     def __init__(self, run: _Run) -> None:
         super().__init__()
         self.run = run
+        self.runs = np.ones(run.calls, dtype=bool) if run.execution is None else run.execution.computed_calls
 
     def new_forward(self, module: nn.Module, *args: Any, **kwargs: Any) -> Any:
         run = self.run
-        idle = run.execution is not None and not run.execution.computed[run.call].any()
-        run.trace.ran[run.call] = not idle
-        if idle:
+        run.trace.ran[run.call] = self.runs[run.call]
+        if self.runs[run.call]:
+            output = run.memory[""] = self.fn_ref.original_forward(*args, **kwargs)
+        else:
             run.trace.outcomes[run.call] = np.where(run.execution.reused[run.call], Outcome.REUSED, Outcome.DEAD)
             output = run.memory[""]
-        else:
-            output = run.memory[""] = self.fn_ref.original_forward(*args, **kwargs)
         run.advance()
         return output
 
