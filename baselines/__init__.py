@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from baselines import deepcache, dense, dipgo, kept_timesteps, step_skip
+from baselines import bk_sdm, deepcache, dense, dipgo, kept_timesteps, step_skip
 from baselines.context import Plan, PlanContext
 from dipgo.errors import unknown
 
 METHODS: dict[str, Callable[[PlanContext], Plan]] = {
     "dense": dense.plan,
+    "bk_sdm": bk_sdm.plan,
     "step_skip": step_skip.plan,
     "deepcache": deepcache.plan,
     "dipgo": dipgo.plan,

@@ -9,8 +9,11 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from dipgo import BlockGraph, CostModel, Sampler, Schedule, count_costs, family_of, trace_graph
+from dipgo import BlockGraph, CostModel, Sampler, Schedule, Site, count_costs, family_of, trace_graph
 from dipgo.errors import DipgoError
+from dipgo.families import Unit
+
+WHOLE_CALL = ""  # the denoiser itself as the one gated module
 
 
 @dataclass(frozen=True)
@@ -34,8 +37,9 @@ class Plan:
 class PlanContext:
     """A denoiser with its block graph and costs, the run's own sampler, and the method's parameters.
 
-    `train` gives the scores [calls, sites] of a pruner trained with the given settings; equal settings are
-    trained once. `plan_of` gives the plan of another run of the suite, for methods that start from one.
+    `train` gives the scores [calls, sites] of a pruner trained with the given settings for the sites of
+    `settings["unit"]`; equal settings are trained once. `plan_of` gives the plan of another run of the suite,
+    for methods that start from one.
     """
 
     denoiser: nn.Module
@@ -62,11 +66,18 @@ class PlanContext:
 
     def skipping(self, computed: Sequence[int]) -> Plan:
         """Whole calls are skipped but for those in `computed`; the last prediction is held."""
-        schedule = Schedule.skip_calls(self.graph.sites, self.sampler.calls, computed)
-        return Plan(self.sampler, schedule, self.costs)
+        context = self.at_sites([str(Site(WHOLE_CALL))])
+        schedule = Schedule.skip_calls(context.graph.sites, self.sampler.calls, computed)
+        return Plan(self.sampler, schedule, context.costs)
 
     def at_sites(self, sites: Sequence[str]) -> PlanContext:
         """The same context over other sites, traced and counted anew."""
-        probe = family_of(self.denoiser).probe(self.denoiser)
+        family = family_of(self.denoiser)
+        probe = family.probe(self.denoiser)
         graph = trace_graph(self.denoiser, sites, probe)
-        return replace(self, costs=count_costs(self.denoiser, graph, probe))
+        return replace(self, costs=count_costs(self.denoiser, graph, probe, family.macs))
+
+    def at_unit(self, unit: Unit) -> PlanContext:
+        """The same context over the family's own sites of a unit."""
+        sites = family_of(self.denoiser).sites(self.denoiser, unit)
+        return self if sites == self.graph.sites else self.at_sites(sites)

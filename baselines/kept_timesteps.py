@@ -20,11 +20,11 @@ def plan(context: PlanContext) -> Plan:
     The first call is always kept; of two calls that cost the same the earlier one is.
     """
     other, count = context.plan_of(context.param("of")), context.param("calls")
-    spent = other.costs.full.per_call(other.costs.graph.execute(other.schedule).computed)
+    spent = other.costs.full.per_call(other.costs.graph.execute(other.schedule))
     spent[0] = np.inf
-    ddim = replace(context.sampler, name="ddim")
-    ranked = other.sampler.timesteps[np.argsort(-spent, kind="stable")]
-    kept = list(dict.fromkeys(ranked.tolist()))[:count]  # PLMS calls at one timestep twice
+    ranked = other.sampler.call_steps[np.argsort(-spent, kind="stable")]
+    kept = list(dict.fromkeys(ranked.tolist()))[:count]  # PLMS makes two calls in one step
     if len(kept) < count or count < 1:
         raise DipgoError(f"calls is {count}; it must lie between 1 and {len(kept)}")
-    return replace(context, sampler=ddim).skipping(np.flatnonzero(np.isin(ddim.timesteps, kept)))
+    ddim = replace(context.sampler, name="ddim", steps=other.sampler.steps)
+    return replace(context, sampler=ddim).skipping(sorted(kept))

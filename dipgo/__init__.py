@@ -1,12 +1,12 @@
 """DiP-GO: learn, for every block of a diffusion model at every denoising step, whether to compute or reuse."""
 
-from dipgo.costs import CostModel, count_costs
+from dipgo.costs import CostModel, PaperMacs, count_costs
 from dipgo.errors import DipgoError, PartialTrajectory, UnreachableRatio
-from dipgo.families import Family, family_of
+from dipgo.families import FAMILIES, Family, branch_guidance, denoiser_of, family_of
 from dipgo.gating import Outcome, Trace, gated
-from dipgo.graph import BlockGraph, Execution, trace_graph
+from dipgo.graph import BlockGraph, Execution, Site, trace_graph
 from dipgo.pruner import Pruner, straight_through
-from dipgo.sampling import Sampler, initial_noise, rollout
+from dipgo.sampling import Sampler, initial_noise, picture_seeds, rollout
 from dipgo.schedule import Schedule
 from dipgo.select import select_schedule
 from dipgo.train import Batch, TrainConfig, TrainStep, train_pruner
@@ -17,20 +17,26 @@ __all__ = [
     "CostModel",
     "DipgoError",
     "Execution",
+    "FAMILIES",
     "Family",
     "Outcome",
+    "PaperMacs",
     "PartialTrajectory",
     "Pruner",
     "Sampler",
     "Schedule",
+    "Site",
     "Trace",
     "TrainConfig",
     "TrainStep",
     "UnreachableRatio",
+    "branch_guidance",
     "count_costs",
+    "denoiser_of",
     "family_of",
     "gated",
     "initial_noise",
+    "picture_seeds",
     "rollout",
     "select_schedule",
     "straight_through",

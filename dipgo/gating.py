@@ -1,4 +1,4 @@
-"""The one intervention: inside `gated(...)` a denoiser's blocks are skipped, or mixed with their last output.
+"""The one intervention: inside `gated(...)` a denoiser's sites are skipped, or mixed with what they gave last.
 
 Hard (a `Schedule`) and soft (a tensor of gates) share one hook. A hard 0/1 gate and a soft one give the same
 numbers; only the hard one saves the work.
@@ -19,14 +19,15 @@ from torch.utils._pytree import tree_map
 from torch.utils.checkpoint import checkpoint as recompute
 
 from dipgo.errors import DipgoError, PartialTrajectory
-from dipgo.graph import BlockGraph, resolve
+from dipgo.graph import BlockGraph, Site, hidden_states, resolve
 from dipgo.schedule import Schedule
 
-HOOK = "dipgo"
+CALL_HOOK, SITE_HOOK = "dipgo call", "dipgo site"
+OUTPUT = object()  # the key of the denoiser's own output among the remembered values
 
 
 class Outcome(IntEnum):
-    """What happened to a block in a call."""
+    """What happened at a site in a call."""
 
     COMPUTED = 0
     REUSED = 1
@@ -47,13 +48,14 @@ class Trace:
 
 
 class _Run:
-    """Position in the trajectory and the last outputs, shared by all hooks of one `gated` context."""
+    """Position in the trajectory and the last values, shared by all hooks of one `gated` context."""
 
     def __init__(self, graph: BlockGraph, gates: Schedule | torch.Tensor, calls_per_step: int) -> None:
         self.calls, self.branches = len(gates.reuse if isinstance(gates, Schedule) else gates), calls_per_step
         self.trace = Trace(graph.sites, self.calls)
         self.entered = 0
-        self.last: list[dict[str, Any]] = [{} for _ in range(calls_per_step)]
+        self.first_timestep: float | None = None
+        self.last: list[dict[Any, Any]] = [{} for _ in range(calls_per_step)]
         self.soft = None if isinstance(gates, Schedule) else gates
         self.execution = graph.execute(gates) if isinstance(gates, Schedule) else None
 
@@ -62,8 +64,8 @@ class _Run:
         return self.entered // self.branches
 
     @property
-    def memory(self) -> dict[str, Any]:
-        """Last outputs of this guidance branch: branches in separate calls must not share a cache."""
+    def memory(self) -> dict[Any, Any]:
+        """Last values of this guidance branch: branches in separate calls must not share a cache."""
         return self.last[self.entered % self.branches]
 
     def advance(self) -> None:
@@ -73,50 +75,100 @@ class _Run:
             self.last = [{} for _ in range(self.branches)]
 
 
-class _DenoiserHook(ModelHook):
-    """Counts calls, since no pipeline tells a hook its step; holds the prediction where no block runs."""
+class _CallHook(ModelHook):
+    """On the denoiser: counts calls, since no pipeline tells a hook its step; holds the output where nothing runs."""
 
     def __init__(self, run: _Run) -> None:
         super().__init__()
         self.run = run
-        self.runs = np.ones(run.calls, dtype=bool) if run.execution is None else run.execution.computed_calls
+        self.entered = np.ones(run.calls, dtype=bool) if run.execution is None else run.execution.entered
 
     def new_forward(self, module: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        run = self.run
-        run.trace.ran[run.call] = self.runs[run.call]
-        if self.runs[run.call]:
-            output = run.memory[""] = self.fn_ref.original_forward(*args, **kwargs)
+        run, call = self.run, self.run.call
+        self._refuse_separate_branches(kwargs["timestep"] if "timestep" in kwargs else args[1])
+        run.trace.ran[call] = self.entered[call]
+        if self.entered[call]:
+            output = run.memory[OUTPUT] = self.fn_ref.original_forward(*args, **kwargs)
         else:
-            run.trace.outcomes[run.call] = np.where(run.execution.reused[run.call], Outcome.REUSED, Outcome.DEAD)
-            output = run.memory[""]
+            run.trace.outcomes[call] = np.where(run.execution.reused[call], Outcome.REUSED, Outcome.DEAD)
+            output = run.memory[OUTPUT]
         run.advance()
         return output
 
+    def _refuse_separate_branches(self, timestep: Any) -> None:
+        """No sampler calls twice at its first timestep, but a pipeline with one guidance pass after the other does.
 
-class _BlockHook(ModelHook):
+        Its branches would take turns in one cache, unnoticed, since their calls add up to full trajectories.
+        """
+        run = self.run
+        if run.branches > 1 or run.entered > 1:
+            return
+        timestep = float(torch.as_tensor(timestep).flatten()[0])
+        if run.entered == 0:
+            run.first_timestep = timestep
+        elif timestep == run.first_timestep:
+            raise DipgoError(
+                "the denoiser was called twice at its first timestep: this pipeline passes the guidance branches one "
+                "after the other; give gated(..., calls_per_step=2)"
+            )
+
+
+class _SiteHook(ModelHook):
+    """On a gated module: its value (output or delta) is computed, reused, or mixed of the new and the last one."""
+
     def __init__(self, run: _Run, index: int, checkpoint: bool) -> None:
         super().__init__()
         self.run, self.index, self.checkpoint = run, index, checkpoint
+        self.name = run.trace.sites[index]
+        self.delta = Site.parse(self.name).delta
 
     def new_forward(self, module: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        run, call, site = self.run, self.run.call, self.run.trace.sites[self.index]
+        run, call = self.run, self.run.call
         if run.execution is not None and not run.execution.computed[call, self.index]:
             reused = run.execution.reused[call, self.index]
             run.trace.outcomes[call, self.index] = Outcome.REUSED if reused else Outcome.DEAD
-            return run.memory[site]  # of a dead block: a stand-in of the right shape that nobody reads
-        # Around the original forward only: recomputing the hook itself would advance its state twice.
-        forward = self.fn_ref.original_forward
-        new = recompute(forward, *args, use_reentrant=False, **kwargs) if self.checkpoint else forward(*args, **kwargs)
+            last = run.memory[self.name]  # of a dead block: a stand-in of the right shape that nobody reads
+            return _add(last, _shortcut(module)(hidden_states(args, kwargs))) if self.delta else last
+        if self.delta:
+            new, stream = self._with_stream(module, args, kwargs)
+            value = _add(new, -stream)
+        else:
+            new = value = self._forward(args, kwargs)
         run.trace.outcomes[call, self.index] = Outcome.COMPUTED
         if run.soft is not None and call > 0:
-            new = reuse_softly(run.soft[call, self.index], run.memory[site], new)
-        run.memory[site] = new
+            value = reuse_softly(run.soft[call, self.index], run.memory[self.name], value)
+            new = _add(value, stream) if self.delta else value
+        run.memory[self.name] = value
         return new
+
+    def _forward(self, args: tuple, kwargs: dict[str, Any]) -> Any:
+        forward = self.fn_ref.original_forward
+        if self.checkpoint:  # this forward only: recomputing the hook itself would advance its state twice
+            return recompute(forward, *args, use_reentrant=False, **kwargs)
+        return forward(*args, **kwargs)
+
+    def _with_stream(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[Any, torch.Tensor]:
+        """The module's output and the residual stream under it; a shortcut convolution runs only once."""
+        stream = [hidden_states(args, kwargs)]
+        handle = _shortcut(module).register_forward_hook(lambda *call: stream.append(call[-1]))
+        try:
+            return self._forward(args, kwargs), stream[-1]
+        finally:
+            handle.remove()
+
+
+def _shortcut(module: nn.Module) -> nn.Module:
+    """The convolution through which a block's input reaches its output, or the identity."""
+    return getattr(module, "conv_shortcut", None) or nn.Identity()
 
 
 def reuse_softly(gate: torch.Tensor, last: Any, new: Any) -> Any:
-    """g * last + (1 - g) * new on every tensor of a block's output (section 3.3; g is the reuse gate here)."""
+    """g * last + (1 - g) * new on every tensor of a site's value (section 3.3; g is the reuse gate here)."""
     return tree_map(lambda old, fresh: gate * old + (1 - gate) * fresh, last, new)
+
+
+def _add(value: Any, stream: torch.Tensor) -> Any:
+    return tree_map(lambda tensor: tensor + stream, value)
 
 
 @contextmanager
@@ -130,31 +182,32 @@ def gated(
 ) -> Iterator[Trace]:
     """Apply gates to `denoiser` for as many full sampler runs as happen inside the context.
 
-    `gates` is a `Schedule` (blocks are skipped, dead ones do not run, a call in which nothing runs costs
-    nothing), or a tensor [calls, sites] in [0, 1] with row 0 all zero (1 = reuse; differentiable, everything
-    is computed). Set `calls_per_step=2` where a pipeline passes the guidance branches one after the other.
-    `checkpoint` recomputes each block in the backward pass instead of keeping its activations.
+    `gates` is a `Schedule` (blocks are skipped, dead ones do not run, a call is not entered whose output would
+    be the last one's), or a tensor [calls, sites] in [0, 1] with row 0 all zero (1 = reuse; differentiable,
+    everything is computed). Set `calls_per_step=2` where a pipeline passes the guidance branches one after
+    the other. `checkpoint` recomputes each block in the backward pass instead of keeping its activations.
 
     Yields the `Trace` of what ran. Raises `PartialTrajectory` on leaving in the middle of a run, and
-    `DipgoError` for gates of another shape or a denoiser that is gated already.
+    `DipgoError` for gates of another shape, a denoiser that is gated already, or guidance branches that
+    come one after the other unannounced.
     """
     if isinstance(gates, torch.Tensor) and (gates.ndim != 2 or gates.shape[1] != len(graph.sites)):
         raise DipgoError(f"gates have shape {tuple(gates.shape)}, expected [calls, {len(graph.sites)}]")
     if isinstance(gates, torch.Tensor) and bool(gates[0].detach().any()):
         raise DipgoError("gates reuse in call 0, where nothing has been computed yet; clear their first row")
     run = _Run(graph, gates, calls_per_step)
-    hooks = [(denoiser, _DenoiserHook(run))]
-    hooks += [(resolve(denoiser, site), _BlockHook(run, i, checkpoint)) for i, site in enumerate(graph.sites)]
-    for module, hook in hooks:
-        registry = HookRegistry.check_if_exists_or_initialize(module)
-        if HOOK in registry.hooks:
-            raise DipgoError("this denoiser is gated already; leave the first context before entering another")
-        registry.register_hook(hook, HOOK)
+    modules = [resolve(denoiser, Site.parse(site).module) for site in graph.sites]
+    hooks = [(module, SITE_HOOK, _SiteHook(run, index, checkpoint)) for index, module in enumerate(modules)]
+    hooks.append((denoiser, CALL_HOOK, _CallHook(run)))  # last, so that it is outermost where the call is a site
+    if CALL_HOOK in HookRegistry.check_if_exists_or_initialize(denoiser).hooks:
+        raise DipgoError("this denoiser is gated already; leave the first context before entering another")
+    for module, name, hook in hooks:
+        HookRegistry.check_if_exists_or_initialize(module).register_hook(hook, name)
     try:
         yield run.trace
     finally:
-        for module, _ in hooks:
-            _unhook(module)
+        for module, name, _ in reversed(hooks):
+            _unhook(module, name)
     if run.entered:
         raise PartialTrajectory(
             f"the denoiser was called {run.entered} times of {run.calls * run.branches} in its last run; "
@@ -162,9 +215,9 @@ def gated(
         )
 
 
-def _unhook(module: nn.Module) -> None:
+def _unhook(module: nn.Module, name: str) -> None:
     """Remove our hook and, where it was the only one, all that diffusers put on the module for it."""
     registry = module._diffusers_hook
-    registry.remove_hook(HOOK, recurse=False)
+    registry.remove_hook(name, recurse=False)
     if not registry.hooks:
         del module._diffusers_hook, module.forward  # the class's own forward shows again

@@ -16,32 +16,60 @@ from torch.utils.weak import WeakTensorKeyDictionary
 from dipgo.errors import DipgoError
 from dipgo.schedule import Schedule
 
+INPUT = -1  # stands for the denoiser's own inputs among the sites that a tensor was made from
+DELTA = ":delta"
+
+
+@dataclass(frozen=True)
+class Site:
+    """Where a denoiser is gated, written as `module` or `module:delta`.
+
+    `module` is a dotted path; "" is the denoiser itself, so that its one site is a whole call. Reused is the
+    module's last output (the paper's reading: all that only this module needed is freed), or with `delta` what
+    its residual branch added last, on top of this call's residual stream (earlier blocks stay alive).
+    """
+
+    module: str
+    delta: bool = False
+
+    @classmethod
+    def parse(cls, text: str) -> Site:
+        return cls(text.removesuffix(DELTA), text.endswith(DELTA))
+
+    def __str__(self) -> str:
+        return self.module + DELTA * self.delta
+
 
 @dataclass(frozen=True)
 class Execution:
-    """What a schedule makes of every (call, site); all arrays are bool [calls, sites] and exclude each other."""
+    """What a schedule makes of every (call, site): bool [calls, sites] arrays that exclude each other."""
 
     computed: np.ndarray
     reused: np.ndarray
     dead: np.ndarray
+    entered: np.ndarray
+    """Bool [calls]: calls in which the denoiser's forward runs at all. In the others its output is held, for free."""
 
     @property
     def computed_calls(self) -> np.ndarray:
-        """Bool [calls]: calls in which any block runs. In the others the last prediction is held, for free."""
+        """Bool [calls]: calls in which any site is computed."""
         return self.computed.any(axis=1)
 
 
 @dataclass(frozen=True)
 class BlockGraph:
-    """The data flow between gated blocks in one denoiser call.
+    """The data flow between sites in one denoiser call.
 
     `reads[k]` are the indices of the sites whose output site k takes in; `output_reads` those that the
     denoiser's own output takes in. Sites are in order of execution, so every edge points forward.
+    `bypassed` says that the denoiser's inputs reach its output around the sites, too (a final layer that is
+    told the timestep, a residual stream): then a call whose sites are all reused still has a new output.
     """
 
     sites: tuple[str, ...]
     reads: tuple[frozenset[int], ...]
     output_reads: frozenset[int]
+    bypassed: bool = False
 
     def execute(self, schedule: Schedule) -> Execution:
         """Liveness over the N x T graph of section 3.2, the cascade included.
@@ -65,7 +93,7 @@ class BlockGraph:
                 else:
                     computed[call, site] = True
                     needed |= self.reads[site]
-        return Execution(computed, reused, dead=~(computed | reused))
+        return Execution(computed, reused, ~(computed | reused), computed.any(axis=1) | self.bypassed)
 
     def check(self, schedule: Schedule) -> None:
         """Raise if the schedule was made for other sites than this graph's."""
@@ -81,9 +109,13 @@ def trace_graph(denoiser: nn.Module, sites: Sequence[str], inputs: Mapping[str, 
     """Run `denoiser(**inputs)` once, without gradients, and read off who consumes whose output.
 
     Every tensor carries the set of sites that it was made from outside of any site; a site's outputs carry
-    that site alone. So operations between blocks (concatenation, addition) need no special care.
+    that site alone, and for a delta the residual stream's as well. So operations between blocks
+    (concatenation, addition) need no special care.
     """
-    modules = [resolve(denoiser, site) for site in sites]
+    parsed = [Site.parse(site) for site in sites]
+    if len({site.module for site in parsed}) < len(parsed):
+        raise DipgoError("a module can be a site once, by its output or its delta; drop one of the two")
+    modules = [resolve(denoiser, site.module) for site in parsed]
     origins = WeakTensorKeyDictionary()
     reads: dict[int, frozenset[int]] = {}
     handles = []
@@ -105,19 +137,21 @@ def trace_graph(denoiser: nn.Module, sites: Sequence[str], inputs: Mapping[str, 
 
     def before(index: int):
         def hook(module, args, kwargs):
-            reads[index] = origin((args, kwargs))
+            reads[index] = origin((args, kwargs)) - {INPUT}
 
         return hook
 
     def after(index: int):
-        def hook(module, args, output):
-            mark(output, frozenset({index}))
+        def hook(module, args, kwargs, output):
+            stream = origin(hidden_states(args, kwargs)) if parsed[index].delta else frozenset()
+            mark(output, stream | {index})
 
         return hook
 
     for index, module in enumerate(modules):
         handles.append(module.register_forward_pre_hook(before(index), with_kwargs=True))
-        handles.append(module.register_forward_hook(after(index)))
+        handles.append(module.register_forward_hook(after(index), with_kwargs=True))
+    mark(inputs, frozenset({INPUT}))
     try:
         with torch.no_grad(), Follow():
             output_reads = origin(denoiser(**inputs))
@@ -129,12 +163,18 @@ def trace_graph(denoiser: nn.Module, sites: Sequence[str], inputs: Mapping[str, 
         raise DipgoError(f"the denoiser never calls {', '.join(unseen)}: not a site of this family")
     if any(read >= index for index, who in reads.items() for read in who):
         raise DipgoError("sites must be listed in order of execution")
-    return BlockGraph(tuple(sites), tuple(reads[i] for i in range(len(sites))), output_reads)
+    reads_in_order = tuple(reads[index] for index in range(len(sites)))
+    return BlockGraph(tuple(sites), reads_in_order, output_reads - {INPUT}, INPUT in output_reads)
 
 
-def resolve(denoiser: nn.Module, site: str) -> nn.Module:
+def resolve(denoiser: nn.Module, module: str) -> nn.Module:
     """The module at a dotted path, or one clear line."""
     try:
-        return denoiser.get_submodule(site)
+        return denoiser.get_submodule(module)
     except AttributeError:
-        raise DipgoError(f"{type(denoiser).__name__} has no module {site!r}: site of another family?") from None
+        raise DipgoError(f"{type(denoiser).__name__} has no module {module!r}: site of another family?") from None
+
+
+def hidden_states(args: tuple, kwargs: Mapping[str, Any]) -> torch.Tensor:
+    """What a block transforms: its first argument, in every model of diffusers."""
+    return args[0] if args else kwargs["hidden_states"]

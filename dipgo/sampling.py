@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, PNDMScheduler
+from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, LCMScheduler, PNDMScheduler
 from torch import nn
 
 from dipgo.errors import DipgoError, unknown
@@ -17,7 +17,9 @@ SCHEDULERS: dict[str, tuple[type, dict[str, Any]]] = {
     "plms": (PNDMScheduler, {"skip_prk_steps": True}),
     "ddim": (DDIMScheduler, {"clip_sample": False}),
     "dpm": (DPMSolverMultistepScheduler, {"algorithm_type": "dpmsolver++", "solver_order": 2}),
+    "lcm": (LCMScheduler, {"clip_sample": False}),
 }
+STOCHASTIC = ("lcm",)  # their steps add noise
 
 
 @dataclass(frozen=True)
@@ -77,34 +79,50 @@ def rollout(
     denoiser: nn.Module,
     sampler: Sampler,
     latents: torch.Tensor,
-    conditioning: Mapping[str, torch.Tensor],
+    conditioning: Mapping[str, Any],
     guidance: float,
+    seeds: Sequence[int] = (),
 ) -> torch.Tensor:
     """One full sampler run from noise `latents` [n, c, h, w] to final latents of the same shape.
 
     With `guidance` > 1 the tensors in `conditioning` (keyword arguments of the denoiser) hold 2n rows, the
-    unconditional ones first; otherwise n rows. Gradients flow unless the caller switches them off.
+    unconditional ones first; otherwise n rows. `seeds`, one a picture, decide the noise that a stochastic
+    sampler (LCM) adds at its steps. Gradients flow unless the caller switches them off.
     """
-    scheduler = sampler.scheduler()
+    scheduler, noise = sampler.scheduler(), {}
+    if sampler.name in STOCHASTIC:
+        if len(seeds) != len(latents):
+            raise DipgoError(f"{sampler.name} adds noise at its steps: pass one seed a picture, not {len(seeds)}")
+        noise["generator"] = [_after_initial_noise(seed, latents.shape[1:]) for seed in seeds]
     latents = latents * scheduler.init_noise_sigma
     for timestep in scheduler.timesteps:
         sample = torch.cat([latents] * 2) if guidance > 1 else latents
         sample = scheduler.scale_model_input(sample, timestep)
-        prediction = denoiser(sample, timestep, **conditioning, return_dict=False)[0]
+        timesteps = timestep.to(sample.device).expand(len(sample))
+        prediction = denoiser(sample, timestep=timesteps, **conditioning, return_dict=False)[0]
+        prediction = prediction[:, : latents.shape[1]]  # some denoisers predict a variance beside the noise
         if guidance > 1:
             unconditional, conditional = prediction.chunk(2)
             prediction = unconditional + guidance * (conditional - unconditional)
-        latents = scheduler.step(prediction, timestep, latents, return_dict=False)[0]
+        latents = scheduler.step(prediction, timestep, latents, return_dict=False, **noise)[0]
     return latents
 
 
-def initial_noise(seed: int, indices: list[int], shape: tuple[int, ...]) -> torch.Tensor:
-    """Standard normal noise [len(indices), *shape], float32 on the CPU.
+def picture_seeds(seed: int, indices: Sequence[int]) -> list[int]:
+    """A seed for each picture that depends on (seed, prompt index) alone.
 
-    Each picture's noise depends on (seed, prompt index) alone: batch size, order and resuming cannot change it.
+    So batch size, order and resuming cannot change a picture's noise.
     """
-    noise = []
-    for index in indices:
-        state = int(np.random.SeedSequence([seed, index]).generate_state(1, dtype=np.uint64)[0])
-        noise.append(torch.randn(shape, generator=torch.Generator().manual_seed(state)))
-    return torch.stack(noise)
+    return [int(np.random.SeedSequence([seed, i]).generate_state(1, dtype=np.uint64)[0]) for i in indices]
+
+
+def initial_noise(seeds: Sequence[int], shape: Sequence[int]) -> torch.Tensor:
+    """Standard normal noise [len(seeds), *shape], float32 on the CPU, one picture a seed."""
+    return torch.stack([torch.randn(*shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds])
+
+
+def _after_initial_noise(seed: int, shape: Sequence[int]) -> torch.Generator:
+    """A picture's generator where `initial_noise` left it, as diffusers' pipelines go on with theirs."""
+    generator = torch.Generator().manual_seed(seed)
+    torch.randn(*shape, generator=generator)
+    return generator

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -18,12 +18,13 @@ from dipgo.sampling import Sampler, rollout
 
 
 class Batch(NamedTuple):
-    """What one term of the loss needs: initial noise [n, c, h, w], the denoiser's conditioning as `rollout` takes
-    it, and the images [n, 3, H, W] that the full run decodes to from them (x0_full of Eq. 3)."""
+    """What one term of the loss needs: initial noise [n, c, h, w], the denoiser's conditioning and the pictures'
+    seeds as `rollout` takes them, and the images [n, 3, H, W] that the full run decodes to (x0_full of Eq. 3)."""
 
     noise: torch.Tensor
-    conditioning: Mapping[str, torch.Tensor]
+    conditioning: Mapping[str, Any]
     images: torch.Tensor
+    seeds: Sequence[int]
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,8 @@ def train_pruner(
                 batch = next(batches)
                 gates = straight_through(pruner.scores())
                 with gated(denoiser, costs.graph, gates, checkpoint=config.checkpoint):
-                    pruned = decode(rollout(denoiser, sampler, batch.noise, batch.conditioning, guidance))
+                    latents = rollout(denoiser, sampler, batch.noise, batch.conditioning, guidance, batch.seeds)
+                pruned = decode(latents)
                 error, kept = distance(pruned, batch.images), sparsity(gates, gamma)
                 loss = error + config.alpha * kept if kept.item() > config.tau else error
                 (loss / config.accumulate).backward()

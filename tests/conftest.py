@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from dipgo import Sampler, count_costs, initial_noise, trace_graph
-from dipgo.families import FAMILIES
+from dipgo import Sampler, count_costs, initial_noise, picture_seeds, trace_graph
+from dipgo.families import SD15
 
 torch.set_num_threads(1)  # tiny models: threads cost more than they bring, and stall on a busy machine
 
@@ -23,12 +23,12 @@ class Tiny:
     """A random U-Net of SD-1.5's shape with everything a sampler run needs."""
 
     def __init__(self) -> None:
-        self.family = FAMILIES[0]
+        self.family = SD15
         torch.manual_seed(0)
         self.denoiser = self.family.tiny()
         self.probe = self.family.probe(self.denoiser)
         self.graph = trace_graph(self.denoiser, self.family.blocks(self.denoiser), self.probe)
-        self.noise = initial_noise(0, [0, 1], (4, 8, 8))
+        self.noise = initial_noise(picture_seeds(0, [0, 1]), (4, 8, 8))
         self.conditioning = {"encoder_hidden_states": torch.randn(4, 6, 8)}
 
     def sampler(self, name: str = "ddim", steps: int = 6, **kwargs) -> Sampler:

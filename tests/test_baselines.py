@@ -6,10 +6,24 @@ import numpy as np
 import pytest
 import torch
 from DeepCache import DeepCacheSDHelper
+from diffusers import DiTTransformer2DModel
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 
 from baselines import METHODS, Plan, PlanContext, method
-from dipgo import DipgoError, Schedule, UnreachableRatio, gated, rollout
-from tests.conftest import GUIDANCE
+from dipgo import (
+    DipgoError,
+    Sampler,
+    Schedule,
+    UnreachableRatio,
+    count_costs,
+    gated,
+    initial_noise,
+    rollout,
+    trace_graph,
+)
+from dipgo.families import DIT
+from tests.conftest import GUIDANCE, SD_SCHEDULER
 
 
 @pytest.fixture
@@ -39,9 +53,13 @@ def deepcache_package(tiny, sampler, interval: int, branch: int) -> torch.Tensor
     helper = DeepCacheSDHelper(pipe=Pipe())
     helper.set_params(cache_interval=interval, cache_branch_id=branch)
     helper.enable()
+
+    def denoiser(sample, timestep, **kwargs):  # the package looks for one timestep, by position
+        return tiny.denoiser(sample, timestep[0], **kwargs)
+
     try:
         with torch.no_grad():
-            return rollout(tiny.denoiser, sampler, tiny.noise, tiny.conditioning, GUIDANCE)
+            return rollout(denoiser, sampler, tiny.noise, tiny.conditioning, GUIDANCE)
     finally:
         helper.disable()
 
@@ -58,7 +76,7 @@ def test_deepcache_as_a_schedule_equals_the_deepcache_package(tiny, context, int
 def test_deepcache_keeps_the_calls_between_cheap(tiny, context):
     made = context(interval=5, branch=0)
     plan = method("deepcache")(made)
-    spent = plan.costs.full.per_call(plan.costs.graph.execute(plan.schedule).computed)
+    spent = plan.costs.full.per_call(plan.costs.graph.execute(plan.schedule))
     assert spent[0] == spent[5] == pytest.approx(tiny_dense(plan)) and (np.delete(spent, [0, 5]) < spent[0] / 2).all()
 
 
@@ -109,7 +127,7 @@ def test_kept_timesteps_are_those_where_the_other_run_spends_most(tiny, context,
         ("step_skip", {"mode": "hodl"}, "did you mean hold"),
         ("step_skip", {"mode": "hold", "interval": 0}, "interval is 0"),
         ("step_skip", {"mode": "hold", "calls": 99}, "calls=99"),
-        ("deepcache", {"interval": 0, "branch": 0}, "interval 0"),
+        ("deepcache", {"interval": 0, "branch": 0}, "interval is 0"),
         ("deepcache", {"interval": 5, "branch": 12}, "branch 12"),
         ("dipgo", {"ratio": 0.0, "scores": np.ones((10, 9))}, "between 0 and 1"),
         ("kept_timesteps", {}, "'of'"),
@@ -137,3 +155,53 @@ def test_a_schedule_for_another_step_count_or_family_is_refused(tiny, context):
         replace(plan, sampler=tiny.sampler("ddim", 5))
     with pytest.raises(DipgoError, match="another denoiser"):
         replace(plan, schedule=Schedule.dense(("transformer_blocks.0",), 10))
+
+
+@pytest.fixture(scope="module")
+def dit():
+    """28 blocks as in the published DiT, wide enough that what lies outside of them costs next to nothing."""
+    torch.manual_seed(0)
+    denoiser = DiTTransformer2DModel(
+        num_attention_heads=4, attention_head_dim=16, in_channels=4, out_channels=8, num_layers=28, sample_size=16
+    ).eval()
+    graph = trace_graph(denoiser, DIT.blocks(denoiser), DIT.probe(denoiser))
+    return denoiser, count_costs(denoiser, graph, DIT.probe(denoiser), DIT.macs)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("interval", "blocks", "ratio"), [(2, 2, 0.5357), (5, 1, 0.2286)])
+def test_deepcache_on_dit_costs_what_the_paper_charges(dit, interval, blocks, ratio):
+    denoiser, costs = dit
+    sampler = Sampler("ddim", SD_SCHEDULER, 10)
+    params = {"interval": interval, "blocks": blocks}
+    context = PlanContext(denoiser, costs, sampler, params, train=lambda _: None, plan_of=lambda _: None)
+
+    def executed(plan: Plan) -> int:
+        inputs = initial_noise([0], (4, 16, 16)), {"class_labels": torch.tensor([1000, 1])}
+        with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+            with gated(denoiser, plan.costs.graph, plan.schedule):
+                rollout(denoiser, plan.sampler, *inputs, guidance=4.0)
+        return counter.get_total_flops()
+
+    plan = method("deepcache")(context)
+    assert 1 - costs.pruned_ratio(plan.schedule) == pytest.approx(ratio, abs=0.002)
+    assert executed(plan) / executed(context.dense()) == pytest.approx(1 - costs.pruned_ratio(plan.schedule), abs=1e-9)
+
+
+def test_deepcache_on_dit_refuses_to_run_all_or_no_blocks(dit):
+    denoiser, costs = dit
+    for blocks in (0, 28):
+        params = {"interval": 2, "blocks": blocks}
+        with pytest.raises(DipgoError, match=f"blocks is {blocks}"):
+            method("deepcache")(PlanContext(denoiser, costs, Sampler("ddim", SD_SCHEDULER, 4), params, None, None))
+
+
+def test_dipgo_gates_deltas_where_the_training_says_so(dit):
+    denoiser, costs = dit
+    scores = np.random.default_rng(0).random((20, 28))
+    params = {"ratio": 0.6, "train": {"unit": "delta"}}
+    sampler = Sampler("ddim", SD_SCHEDULER, 20)
+    plan = method("dipgo")(PlanContext(denoiser, costs, sampler, params, lambda settings: scores, None))
+    assert all(site.endswith(":delta") for site in plan.schedule.sites)
+    assert abs(plan.costs.pruned_ratio(plan.schedule) - 0.6) < 0.0125
+    assert not plan.costs.graph.execute(plan.schedule).dead[1:].any()

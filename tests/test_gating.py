@@ -138,12 +138,15 @@ def test_two_guidance_passes_keep_a_cache_each(tiny):
     together, _ = run(tiny, reuse, sampler)
 
     def one_after_the_other(sample, timestep, encoder_hidden_states, return_dict):
-        halves = zip(sample.chunk(2), encoder_hidden_states.chunk(2), strict=True)
-        return (torch.cat([tiny.denoiser(x, timestep, e).sample for x, e in halves]),)
+        halves = zip(sample.chunk(2), timestep.chunk(2), encoder_hidden_states.chunk(2), strict=True)
+        return (torch.cat([tiny.denoiser(*half).sample for half in halves]),)
 
     with torch.no_grad(), gated(tiny.denoiser, tiny.graph, reuse, calls_per_step=2):
         apart = rollout(one_after_the_other, sampler, tiny.noise, tiny.conditioning, GUIDANCE)
     assert relative(apart, together) < 1e-5
+    with pytest.raises(DipgoError, match="calls_per_step=2"):  # 12 calls would pass for two trajectories
+        with torch.no_grad(), gated(tiny.denoiser, tiny.graph, reuse):
+            rollout(one_after_the_other, sampler, tiny.noise, tiny.conditioning, GUIDANCE)
 
 
 def test_a_second_run_in_the_same_context_starts_afresh(tiny):

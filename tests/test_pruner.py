@@ -101,7 +101,7 @@ def test_scores_of_a_diverged_training_are_refused(tiny_costs):
 def batches(tiny, sampler):
     with torch.no_grad():
         images = decode(rollout(tiny.denoiser, sampler, tiny.noise, tiny.conditioning, GUIDANCE))
-    return itertools.repeat(Batch(tiny.noise, tiny.conditioning, images))
+    return itertools.repeat(Batch(tiny.noise, tiny.conditioning, images, seeds=()))
 
 
 def decode(latents):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from dipgo import DipgoError, Sampler, Schedule, gated, initial_noise, rollout
+from dipgo import DipgoError, Sampler, Schedule, gated, initial_noise, picture_seeds, rollout
 from tests.conftest import GUIDANCE, SD_SCHEDULER
 
 
@@ -15,7 +15,7 @@ def test_plms_makes_51_calls_for_50_steps_and_is_charged_50(tiny):
     assert sampler.timesteps[1] == sampler.timesteps[2]
 
 
-@pytest.mark.parametrize("name", ["ddim", "dpm"])
+@pytest.mark.parametrize("name", ["ddim", "dpm", "lcm"])
 def test_other_samplers_call_once_a_step(tiny, name):
     sampler = tiny.sampler(name, 50)
     assert sampler.calls == sampler.charged_steps == 50
@@ -29,17 +29,21 @@ def test_a_stride_leaves_calls_of_the_grid_out(tiny):
 
 
 def test_noise_depends_on_seed_and_prompt_index_alone():
-    together = initial_noise(3, [4, 5, 6], (2, 4, 4))
-    assert torch.equal(together[1:2], initial_noise(3, [5], (2, 4, 4)))
+    def noise(seed: int, indices: list[int]) -> torch.Tensor:
+        return initial_noise(picture_seeds(seed, indices), (2, 4, 4))
+
+    together = noise(3, [4, 5, 6])
+    assert torch.equal(together[1:2], noise(3, [5]))
     assert not torch.equal(together[0], together[1])
-    assert not torch.equal(together, initial_noise(4, [4, 5, 6], (2, 4, 4)))
+    assert not torch.equal(together, noise(4, [4, 5, 6]))
 
 
-@pytest.mark.parametrize("name", ["ddim", "plms", "dpm"])
+@pytest.mark.parametrize("name", ["ddim", "plms", "dpm", "lcm"])
 def test_batch_size_does_not_change_an_image(tiny, name):
     sampler = tiny.sampler(name, 6)
     reuse = Schedule(tiny.graph.sites, tiny.random_reuse(sampler.calls, 5).numpy())
-    noise = initial_noise(0, list(range(16)), (4, 8, 8))
+    seeds = picture_seeds(0, range(16))
+    noise = initial_noise(seeds, (4, 8, 8))
     negative, positive = torch.randn(2, 16, 6, 8, generator=torch.Generator().manual_seed(0))
 
     def images(batch: int) -> torch.Tensor:
@@ -54,6 +58,7 @@ def test_batch_size_does_not_change_an_image(tiny, name):
                         noise[i : i + batch],
                         {"encoder_hidden_states": text},
                         GUIDANCE,
+                        seeds[i : i + batch],
                     )
                 )
         return torch.cat(parts)
