@@ -1,7 +1,8 @@
 """Sessions of the suite. They share one environment, so that torch is installed once.
 
-nox -s reproduce-table1            measure Table 1 and render it; finished runs are re-used
+nox -s reproduce-table1            measure Table 1 and render it; finished runs are re-used (so 2, 3, 4, 8)
 nox -s reproduce-table1 -- --fresh measure everything again
+nox -s reproduce-all               reproduce every table
 nox -s tests                       run the tests
 nox -s lint                        check style
 nox -s render                      render the tables from their records, measuring nothing
@@ -20,6 +21,7 @@ nox.needs_version = ">=2024.4.15"
 ROOT = Path(__file__).parent
 ENVIRONMENT = ROOT / ".nox" / "suite"
 GROUPS = ("suite", "tests", "lint")
+TABLES = sorted(path.stem for path in (ROOT / "benchmarks" / "suites").glob("table*.toml"))
 SOME_ROWS_ABSENT = 3  # `python -m benchmarks run` says so when records of some rows only hold a reason
 
 
@@ -45,11 +47,24 @@ def run(session: nox.Session, *arguments: str, **options) -> None:
     session.run(python, "-m", *arguments, external=True, **options)
 
 
-@nox.session(name="reproduce-table1", venv_backend="none")
-def reproduce_table1(session: nox.Session) -> None:
-    """Measure every run of Table 1 that is not finished, then render it."""
-    run(session, "benchmarks", "run", "table1", *session.posargs, success_codes=[0, SOME_ROWS_ABSENT])
-    run(session, "tables", "render", "table1")
+def reproduce(session: nox.Session, tables: list[str]) -> None:
+    """Measure every run of the tables that is not finished, then render them. Runs that tables share happen once."""
+    for table in tables:
+        run(session, "benchmarks", "run", table, *session.posargs, success_codes=[0, SOME_ROWS_ABSENT])
+        run(session, "tables", "render", table)
+
+
+for name in TABLES:
+
+    @nox.session(name=f"reproduce-{name}", venv_backend="none")
+    def reproduce_one(session: nox.Session, name: str = name) -> None:
+        reproduce(session, [name])
+
+
+@nox.session(name="reproduce-all", venv_backend="none")
+def reproduce_all(session: nox.Session) -> None:
+    """Reproduce every table."""
+    reproduce(session, TABLES)
 
 
 @nox.session(venv_backend="none")
