@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from diffusers.hooks import HookRegistry, ModelHook
 from torch import nn
-from torch.utils._pytree import tree_map
-from torch.utils.checkpoint import checkpoint as recompute
+from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
+from torch.utils.checkpoint import checkpoint as checkpointed
 
 from dipgo.errors import DipgoError, PartialTrajectory
 from dipgo.graph import BlockGraph, Site, hidden_states, resolve
@@ -57,6 +57,8 @@ class _Run:
         self.first_timestep: float | None = None
         self.last: list[dict[Any, Any]] = [{} for _ in range(calls_per_step)]
         self.soft = None if isinstance(gates, Schedule) else gates
+        self.row: torch.Tensor | None = None  # of `soft`, in this call
+        self.left = False  # the context
         self.execution = graph.execute(gates) if isinstance(gates, Schedule) else None
 
     @property
@@ -68,6 +70,21 @@ class _Run:
         """Last values of this guidance branch: branches in separate calls must not share a cache."""
         return self.last[self.entered % self.branches]
 
+    @memory.setter
+    def memory(self, values: dict[Any, Any]) -> None:
+        self.last[self.entered % self.branches] = values
+
+    @contextmanager
+    def at(self, entered: int, row: torch.Tensor, memory: dict[Any, Any]) -> Iterator[None]:
+        """Back at another call, with its gates and the values before it."""
+        now = self.entered, self.row, self.last
+        self.entered, self.row = entered, row
+        self.last = [memory] * self.branches
+        try:
+            yield
+        finally:
+            self.entered, self.row, self.last = now
+
     def advance(self) -> None:
         self.entered += 1
         if self.entered == self.calls * self.branches:  # a full trajectory: the next one starts afresh
@@ -78,9 +95,9 @@ class _Run:
 class _CallHook(ModelHook):
     """On the denoiser: counts calls, since no pipeline tells a hook its step; holds the output where nothing runs."""
 
-    def __init__(self, run: _Run) -> None:
+    def __init__(self, run: _Run, checkpoint: bool) -> None:
         super().__init__()
-        self.run = run
+        self.run, self.checkpoint = run, checkpoint
         self.entered = np.ones(run.calls, dtype=bool) if run.execution is None else run.execution.entered
 
     def new_forward(self, module: nn.Module, *args: Any, **kwargs: Any) -> Any:
@@ -88,11 +105,37 @@ class _CallHook(ModelHook):
         self._refuse_separate_branches(kwargs["timestep"] if "timestep" in kwargs else args[1])
         run.trace.ran[call] = self.entered[call]
         if self.entered[call]:
-            output = run.memory[OUTPUT] = self.fn_ref.original_forward(*args, **kwargs)
+            run.row = None if run.soft is None else run.soft[call]
+            # In call 0 no gate has a say, so there is no gradient to keep anything for.
+            recompute = self.checkpoint and call > 0 and torch.is_grad_enabled()
+            output = (self._recomputed if recompute else self.fn_ref.original_forward)(*args, **kwargs)
+            run.memory[OUTPUT] = output
         else:
             run.trace.outcomes[call] = np.where(run.execution.reused[call], Outcome.REUSED, Outcome.DEAD)
             output = run.memory[OUTPUT]
         run.advance()
+        return output
+
+    def _recomputed(self, *args: Any, **kwargs: Any) -> Any:
+        """The forward with one checkpoint around it: what stays of a call is its sample and the sites' values.
+
+        The sites' hooks find the state of this call again when the backward pass recomputes it.
+        """
+        run, entered = self.run, self.run.entered
+        leaves, form = tree_flatten((args, kwargs, run.memory))
+        form_after = None
+
+        def segment(row: torch.Tensor, *leaves: Any) -> tuple[Any, ...]:
+            nonlocal form_after
+            if run.left:
+                raise DipgoError("with gated(..., checkpoint=True) the backward pass belongs inside the context")
+            args, kwargs, memory = tree_unflatten(list(leaves), form)
+            with run.at(entered, row, memory):
+                leaves_after, form_after = tree_flatten((self.fn_ref.original_forward(*args, **kwargs), run.memory))
+            return tuple(leaves_after)
+
+        leaves_after = checkpointed(segment, run.row, *leaves, use_reentrant=True, preserve_rng_state=False)
+        output, run.memory = tree_unflatten(list(leaves_after), form_after)
         return output
 
     def _refuse_separate_branches(self, timestep: Any) -> None:
@@ -116,9 +159,9 @@ class _CallHook(ModelHook):
 class _SiteHook(ModelHook):
     """On a gated module: its value (output or delta) is computed, reused, or mixed of the new and the last one."""
 
-    def __init__(self, run: _Run, index: int, checkpoint: bool) -> None:
+    def __init__(self, run: _Run, index: int) -> None:
         super().__init__()
-        self.run, self.index, self.checkpoint = run, index, checkpoint
+        self.run, self.index = run, index
         self.name = run.trace.sites[index]
         self.delta = Site.parse(self.name).delta
 
@@ -133,26 +176,20 @@ class _SiteHook(ModelHook):
             new, stream = self._with_stream(module, args, kwargs)
             value = _add(new, -stream)
         else:
-            new = value = self._forward(args, kwargs)
+            new = value = self.fn_ref.original_forward(*args, **kwargs)
         run.trace.outcomes[call, self.index] = Outcome.COMPUTED
-        if run.soft is not None and call > 0:
-            value = reuse_softly(run.soft[call, self.index], run.memory[self.name], value)
+        if run.row is not None and call > 0:
+            value = reuse_softly(run.row[self.index], run.memory[self.name], value)
             new = _add(value, stream) if self.delta else value
         run.memory[self.name] = value
         return new
-
-    def _forward(self, args: tuple, kwargs: dict[str, Any]) -> Any:
-        forward = self.fn_ref.original_forward
-        if self.checkpoint:  # this forward only: recomputing the hook itself would advance its state twice
-            return recompute(forward, *args, use_reentrant=False, **kwargs)
-        return forward(*args, **kwargs)
 
     def _with_stream(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[Any, torch.Tensor]:
         """The module's output and the residual stream under it; a shortcut convolution runs only once."""
         stream = [hidden_states(args, kwargs)]
         handle = _shortcut(module).register_forward_hook(lambda *call: stream.append(call[-1]))
         try:
-            return self._forward(args, kwargs), stream[-1]
+            return self.fn_ref.original_forward(*args, **kwargs), stream[-1]
         finally:
             handle.remove()
 
@@ -185,7 +222,8 @@ def gated(
     `gates` is a `Schedule` (blocks are skipped, dead ones do not run, a call is not entered whose output would
     be the last one's), or a tensor [calls, sites] in [0, 1] with row 0 all zero (1 = reuse; differentiable,
     everything is computed). Set `calls_per_step=2` where a pipeline passes the guidance branches one after
-    the other. `checkpoint` recomputes each block in the backward pass instead of keeping its activations.
+    the other. `checkpoint` recomputes each call in the backward pass, which then has to happen inside the
+    context, instead of keeping its activations (4.1).
 
     Yields the `Trace` of what ran. Raises `PartialTrajectory` on leaving in the middle of a run, and
     `DipgoError` for gates of another shape, a denoiser that is gated already, or guidance branches that
@@ -197,8 +235,8 @@ def gated(
         raise DipgoError("gates reuse in call 0, where nothing has been computed yet; clear their first row")
     run = _Run(graph, gates, calls_per_step)
     modules = [resolve(denoiser, Site.parse(site).module) for site in graph.sites]
-    hooks = [(module, SITE_HOOK, _SiteHook(run, index, checkpoint)) for index, module in enumerate(modules)]
-    hooks.append((denoiser, CALL_HOOK, _CallHook(run)))  # last, so that it is outermost where the call is a site
+    hooks = [(module, SITE_HOOK, _SiteHook(run, index)) for index, module in enumerate(modules)]
+    hooks.append((denoiser, CALL_HOOK, _CallHook(run, checkpoint)))  # last: outermost where the call is a site
     if CALL_HOOK in HookRegistry.check_if_exists_or_initialize(denoiser).hooks:
         raise DipgoError("this denoiser is gated already; leave the first context before entering another")
     for module, name, hook in hooks:
@@ -206,6 +244,7 @@ def gated(
     try:
         yield run.trace
     finally:
+        run.left = True
         for module, name, _ in reversed(hooks):
             _unhook(module, name)
     if run.entered:

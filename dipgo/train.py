@@ -96,10 +96,9 @@ def train_pruner(
                 gates = straight_through(pruner.scores())
                 with gated(denoiser, costs.graph, gates, checkpoint=config.checkpoint):
                     latents = rollout(denoiser, sampler, batch.noise, batch.conditioning, guidance, batch.seeds)
-                pruned = decode(latents)
-                error, kept = distance(pruned, batch.images), sparsity(gates, gamma)
-                loss = error + config.alpha * kept if kept.item() > config.tau else error
-                (loss / config.accumulate).backward()
+                    error, kept = distance(decode(latents), batch.images), sparsity(gates, gamma)
+                    loss = error + config.alpha * kept if kept.item() > config.tau else error
+                    (loss / config.accumulate).backward()
                 total += error.item() / config.accumulate
             optimizer.step()
             optimizer.zero_grad()

@@ -28,7 +28,8 @@ class Tiny:
         self.denoiser = self.family.tiny()
         self.probe = self.family.probe(self.denoiser)
         self.graph = trace_graph(self.denoiser, self.family.blocks(self.denoiser), self.probe)
-        self.noise = initial_noise(picture_seeds(0, [0, 1]), (4, 8, 8))
+        self.seeds = picture_seeds(0, [0, 1])
+        self.noise = initial_noise(self.seeds, (4, 8, 8))
         self.conditioning = {"encoder_hidden_states": torch.randn(4, 6, 8)}
 
     def sampler(self, name: str = "ddim", steps: int = 6, **kwargs) -> Sampler:

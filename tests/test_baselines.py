@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from DeepCache import DeepCacheSDHelper
-from diffusers import DiTTransformer2DModel
+from diffusers import DiTTransformer2DModel, UNet2DConditionModel
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -205,3 +205,16 @@ def test_dipgo_gates_deltas_where_the_training_says_so(dit):
     assert all(site.endswith(":delta") for site in plan.schedule.sites)
     assert abs(plan.costs.pruned_ratio(plan.schedule) - 0.6) < 0.0125
     assert not plan.costs.graph.execute(plan.schedule).dead[1:].any()
+
+
+@torch.no_grad()
+def test_deepcache_takes_a_unet_without_a_mid_block(tiny):
+    config = {name: value for name, value in tiny.denoiser.config.items() if not name.startswith("_")}
+    unet = UNet2DConditionModel(**{**config, "mid_block_type": None}).eval()
+    graph = trace_graph(unet, tiny.family.blocks(unet), tiny.probe)
+    costs = count_costs(unet, graph, tiny.probe)
+    params = {"interval": 3, "branch": 1}
+    plan = method("deepcache")(PlanContext(unet, costs, tiny.sampler("ddim", 6), params, None, None))
+    with gated(unet, plan.costs.graph, plan.schedule) as trace:
+        rollout(unet, plan.sampler, tiny.noise, tiny.conditioning, GUIDANCE)
+    assert trace.ran.all() and 0.3 < plan.costs.pruned_ratio(plan.schedule) < 0.67

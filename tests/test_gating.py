@@ -12,14 +12,14 @@ from tests.conftest import GUIDANCE, SD_SCHEDULER
 
 def run(tiny, gates, sampler, **kwargs):
     with torch.no_grad(), gated(tiny.denoiser, tiny.graph, gates, **kwargs) as trace:
-        return rollout(tiny.denoiser, sampler, tiny.noise, tiny.conditioning, GUIDANCE), trace
+        return rollout(tiny.denoiser, sampler, tiny.noise, tiny.conditioning, GUIDANCE, tiny.seeds), trace
 
 
 def relative(a: torch.Tensor, b: torch.Tensor) -> float:
     return float((a - b).abs().max() / b.abs().max())
 
 
-@pytest.mark.parametrize("name", ["ddim", "plms", "dpm"])
+@pytest.mark.parametrize("name", ["ddim", "plms", "dpm", "lcm"])
 def test_everything_kept_is_bit_equal_to_the_stock_pipeline(tiny, name):
     text_config = CLIPTextConfig(hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=2)
     vae = AutoencoderKL(block_out_channels=(4,), norm_num_groups=2, latent_channels=4)
@@ -39,7 +39,7 @@ def test_everything_kept_is_bit_equal_to_the_stock_pipeline(tiny, name):
     stock = pipeline(
         prompt_embeds=positive,
         negative_prompt_embeds=negative,
-        latents=tiny.noise.clone(),
+        generator=[torch.Generator().manual_seed(seed) for seed in tiny.seeds],
         num_inference_steps=sampler.steps,
         guidance_scale=GUIDANCE,
         output_type="latent",
@@ -130,6 +130,14 @@ def test_gradients_with_checkpointing_equal_those_without(tiny):
         gradients.append(gates.grad)
     assert gradients[0][1:].abs().min() > 0
     torch.testing.assert_close(gradients[0], gradients[1])
+
+
+def test_a_checkpointed_backward_pass_outside_the_context_is_refused(tiny):
+    gates = torch.zeros(5, 9).requires_grad_()
+    with gated(tiny.denoiser, tiny.graph, gates, checkpoint=True):
+        latents = rollout(tiny.denoiser, tiny.sampler("ddim", 5), tiny.noise, tiny.conditioning, GUIDANCE)
+    with pytest.raises(DipgoError, match="inside the context"):
+        latents.sum().backward()
 
 
 def test_two_guidance_passes_keep_a_cache_each(tiny):
