@@ -66,7 +66,7 @@ def build(unet: UNet2DConditionModel, variant: str) -> UNet2DConditionModel:
     """
     if variant not in VARIANTS:
         raise unknown("BK-SDM variant", variant, VARIANTS)
-    config = dict(unet.config)
+    config = {key: value for key, value in unet.config.items() if not key.startswith("_")}
     stages = len(unet.down_blocks)
     if config["layers_per_block"] != 2 or unet.mid_block is None or stages != 4:
         raise DipgoError("BK-SDM removes layers of a U-Net of 4 stages with 2 layers each and a mid block")

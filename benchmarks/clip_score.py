@@ -1,4 +1,4 @@
-"""CLIP score and caption retrieval by an open_clip model that lies in a folder."""
+"""CLIP score, caption retrieval and class accuracy by an open_clip model that lies in a folder."""
 
 from __future__ import annotations
 
@@ -9,11 +9,14 @@ from pathlib import Path
 import numpy as np
 import open_clip
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn.functional import normalize
 from tqdm import tqdm
 
 from benchmarks.fidelity import read
+from benchmarks.spec import unknown
 
 CONFIG = "open_clip_config.json"
 _PICKLES = ("*.bin", "*.pt", "*.pth")
@@ -38,34 +41,21 @@ class ClipJudge:
         self.device = device
         self._texts: dict[str, Tensor] = {}  # caption -> feature: many runs share their prompts
 
-    def scores(
-        self,
-        paths: Sequence[str | PathLike],
-        captions: Sequence[str],
-        batch: int = 64,
-        progress: bool = True,
-    ) -> np.ndarray:
-        """CLIP score of each picture with its own caption, 100 max(cosine, 0): float32 [n]."""
-        _check_pairs(paths, captions)
-        images = self.image_features(paths, batch, progress)
-        texts = self.text_features(captions, batch)
-        return (100 * (images * texts).sum(dim=1).clamp(min=0)).numpy()
+    def scores(self, images: Tensor, captions: Sequence[str]) -> np.ndarray:
+        """CLIP score of each picture with its own caption, 100 max(cosine, 0): float32 [n].
 
-    def retrieval(
-        self,
-        paths: Sequence[str | PathLike],
-        captions: Sequence[str],
-        among: int = 100,
-        seed: int = 0,
-        batch: int = 64,
-        progress: bool = True,
-    ) -> float:
+        `images` are the pictures' features [n, d] by `image_features`.
+        """
+        _check_pairs(images, captions)
+        return (100 * (images * self.text_features(captions)).sum(dim=1).clamp(min=0)).numpy()
+
+    def retrieval(self, images: Tensor, captions: Sequence[str], among: int = 100, seed: int = 0) -> float:
         """Share of the pictures whose own caption scores highest among `among` captions (chance: 1 / among).
 
         The other `among` - 1 are drawn without replacement from the captions that differ from the picture's
         own; the draw depends on `seed` and the picture's index alone. A tie counts as a miss.
         """
-        _check_pairs(paths, captions)
+        _check_pairs(images, captions)
         distinct = sorted(set(captions))
         if not 2 <= among <= len(distinct):
             raise ValueError(
@@ -73,7 +63,7 @@ class ClipJudge:
                 f"pass 2 <= among <= {len(distinct)}"
             )
         index = {caption: place for place, caption in enumerate(distinct)}
-        similarity = self.image_features(paths, batch, progress) @ self.text_features(distinct, batch).T
+        similarity = images @ self.text_features(distinct).T
         hits = 0
         for row, caption in enumerate(captions):
             own = index[caption]
@@ -85,6 +75,8 @@ class ClipJudge:
     @torch.inference_mode()
     def image_features(self, paths: Sequence[str | PathLike], batch: int = 64, progress: bool = True) -> Tensor:
         """Unit features of pictures, float32 [n, d] on the CPU; ValueError names an unreadable picture."""
+        if not paths:
+            raise ValueError("no pictures to score; generate the pictures first")
         parts = []
         for start in tqdm(range(0, len(paths), batch), desc="CLIP images", disable=not progress):
             pictures = [self.preprocess(read(path)) for path in paths[start : start + batch]]
@@ -102,6 +94,27 @@ class ClipJudge:
         return torch.stack([self._texts[caption] for caption in captions])
 
 
+def class_similarity(images: Tensor, names: Sequence[str], file: str | PathLike) -> tuple[np.ndarray, np.ndarray]:
+    """How close pictures of classes are to their class: cosines, float32 [n], and hits, bool [n].
+
+    `images` are unit features [n, d], `names` their classes. `file` is a safetensors file of every class's unit
+    centroid by its name: the mean feature of its real pictures, normalised. A hit is a picture whose nearest
+    centroid is its own class's. ValueError where the file is absent or lacks a class.
+    """
+    _check_pairs(images, names)
+    try:
+        centroids = load_file(file)
+    except (OSError, SafetensorError) as error:
+        raise ValueError(f"no class centroids in {file} ({error}): is this model conditioned on classes?") from error
+    known = sorted(centroids)
+    for name in names:
+        if name not in centroids:
+            raise ValueError(f"{file}: {unknown('class', name, known)}")
+    similarity = images @ torch.stack([centroids[name].float() for name in known]).T
+    own = torch.tensor([known.index(name) for name in names])
+    return similarity[torch.arange(len(own)), own].numpy(), (similarity.argmax(dim=1) == own).numpy()
+
+
 def _check(folder: Path) -> None:
     """open_clip would fall back to a pickle, or to random weights, without a word."""
     if not folder.is_dir():
@@ -116,8 +129,6 @@ def _check(folder: Path) -> None:
         raise ValueError(f"CLIP model {folder} must hold one safetensors file, not {len(weights)}")
 
 
-def _check_pairs(paths: Sequence[str | PathLike], captions: Sequence[str]) -> None:
-    if len(paths) != len(captions):
-        raise ValueError(f"{len(paths)} pictures but {len(captions)} captions; pass one caption a picture")
-    if not paths:
-        raise ValueError("no pictures to score; generate the pictures first")
+def _check_pairs(images: Tensor, texts: Sequence[str]) -> None:
+    if len(images) != len(texts):
+        raise ValueError(f"{len(images)} pictures but {len(texts)} captions; pass one caption a picture")

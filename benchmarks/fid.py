@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from functools import cache
+from dataclasses import dataclass
+from functools import cache, cached_property
 from os import PathLike
 from pathlib import Path
 from typing import NamedTuple
@@ -109,6 +110,7 @@ def save_features(path: str | PathLike, values: np.ndarray) -> None:
     part = f"{os.fspath(path)}.part"
     safetensors.numpy.save_file({"features": _matrix(values).astype(np.float16)}, part)
     os.replace(part, path)
+    _stored.cache_clear()
 
 
 def frechet_distance(mu1: np.ndarray, cov1: np.ndarray, mu2: np.ndarray, cov2: np.ndarray) -> float:
@@ -127,7 +129,7 @@ def frechet_distance(mu1: np.ndarray, cov1: np.ndarray, mu2: np.ndarray, cov2: n
 def fid(values: Features, reference: Features) -> float:
     """FID-EffLite0 of two sets of features, [n, d] and [m, d], computed in float64."""
     values, reference = _pair(values, reference)
-    return frechet_distance(*_moments(values), *_moments(reference))
+    return frechet_distance(*values.moments, *reference.moments)
 
 
 def kid(
@@ -141,16 +143,15 @@ def kid(
     reference is one fixed set, the same for every row: its choice is not in the interval.
     """
     values, reference = _pair(values, reference)
-    n = len(values)
+    n = len(values.values)
     size = n // 2 if subset_size is None else subset_size
     if subsets < 2 or not 2 <= size < n:
         raise ValueError(f"KID of {n} pictures takes 2+ subsets of 2 to {n - 1}, not {subsets} of {size}")
-    within = _kernel(values, values)
-    between = _kernel(values, reference).mean(axis=1)
-    fixed = _mean_of_pairs(_kernel(reference, reference))
+    within = _kernel(values.values, values.values)
+    between = _kernel(values.values, reference.values).mean(axis=1)
 
     def estimate(chosen: np.ndarray) -> float:
-        return float(_mean_of_pairs(within[np.ix_(chosen, chosen)]) + fixed - 2 * between[chosen].mean())
+        return float(_mean_of_pairs(within[np.ix_(chosen, chosen)]) + reference.within - 2 * between[chosen].mean())
 
     random = np.random.default_rng(seed)
     spread = np.std([estimate(random.choice(n, size, replace=False)) for _ in range(subsets)], ddof=1)
@@ -172,8 +173,21 @@ def _mean_of_pairs(kernel: np.ndarray) -> float:
     return (kernel.sum() - np.trace(kernel)) / (n * (n - 1))
 
 
-def _moments(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    return values.mean(axis=0), np.cov(values, rowvar=False)
+@dataclass(frozen=True)
+class _Set:
+    """Features as float64 [n, d] with what both distances take from one set alone, worked out once."""
+
+    values: np.ndarray
+
+    @cached_property
+    def moments(self) -> tuple[np.ndarray, np.ndarray]:
+        """Mean [d] and covariance [d, d]."""
+        return self.values.mean(axis=0), np.cov(self.values, rowvar=False)
+
+    @cached_property
+    def within(self) -> float:
+        """Mean kernel between its different pictures."""
+        return _mean_of_pairs(_kernel(self.values, self.values))
 
 
 def _files(pictures: str | PathLike | Sequence[str | PathLike]) -> list[str]:
@@ -190,15 +204,22 @@ def _files(pictures: str | PathLike | Sequence[str | PathLike]) -> list[str]:
     return paths
 
 
-def _matrix(values: Features) -> np.ndarray:
-    """Features as float64 [n, d] with n >= 2, read from a file where a path is given."""
-    name = "features"
-    if not isinstance(values, np.ndarray):
-        name = f"feature file {values}"
-        try:
-            values = safetensors.numpy.load_file(values)["features"]
-        except (OSError, SafetensorError, KeyError) as error:
-            raise ValueError(f"cannot read {name}: {error}; write it with save_features") from error
+def _set(values: Features) -> _Set:
+    return _Set(_matrix(values)) if isinstance(values, np.ndarray) else _stored(os.fspath(values))
+
+
+@cache
+def _stored(path: str) -> _Set:
+    """A feature file's set, kept: all rows of a table share one reference."""
+    try:
+        values = safetensors.numpy.load_file(path)["features"]
+    except (OSError, SafetensorError, KeyError) as error:
+        raise ValueError(f"cannot read feature file {path}: {error}; write it with save_features") from error
+    return _Set(_matrix(values, f"feature file {path}"))
+
+
+def _matrix(values: np.ndarray, name: str = "features") -> np.ndarray:
+    """Features as float64 [n, d] with n >= 2."""
     if values.ndim != 2 or len(values) < 2:
         raise ValueError(f"{name} must be [n, d] of at least 2 pictures, not {list(values.shape)}")
     if not np.isfinite(values).all():
@@ -206,8 +227,9 @@ def _matrix(values: Features) -> np.ndarray:
     return values.astype(np.float64)
 
 
-def _pair(values: Features, reference: Features) -> tuple[np.ndarray, np.ndarray]:
-    values, reference = _matrix(values), _matrix(reference)
-    if values.shape[1] != reference.shape[1]:
-        raise ValueError(f"features are {values.shape[1]} wide, their reference {reference.shape[1]}")
-    return values, reference
+def _pair(values: Features, reference: Features) -> tuple[_Set, _Set]:
+    pair = _set(values), _set(reference)
+    widths = [each.values.shape[1] for each in pair]
+    if widths[0] != widths[1]:
+        raise ValueError(f"features are {widths[0]} wide, their reference {widths[1]}")
+    return pair

@@ -14,7 +14,7 @@ from tqdm import tqdm
 from baselines import Plan
 from benchmarks.models import Model
 from benchmarks.spec import BenchmarkError
-from dipgo import gated, initial_noise, rollout
+from dipgo import gated, initial_noise, picture_seeds, rollout
 
 
 def image_paths(folder: Path, count: int) -> list[Path]:
@@ -23,11 +23,12 @@ def image_paths(folder: Path, count: int) -> list[Path]:
 
 
 @torch.no_grad()
-def sample(model: Model, plan: Plan, captions: Sequence[str], noise: torch.Tensor, guidance: float) -> torch.Tensor:
-    """Images [n, 3, h, w], float in [0, 1], for captions and their initial noise under a plan."""
-    conditioning = model.condition(captions, guidance)
+def sample(model: Model, plan: Plan, captions: Sequence[str], seeds: Sequence[int], guidance: float) -> torch.Tensor:
+    """Images [n, 3, h, w], float in [0, 1], for captions and their pictures' seeds under a plan."""
+    noise = initial_noise(seeds, model.latent_shape).to(model.device)
+    conditioning, scale = model.condition(captions, guidance), model.branch_guidance(guidance)
     with gated(model.denoiser, plan.costs.graph, plan.schedule):
-        latents = rollout(model.denoiser, plan.sampler, noise.to(model.device), conditioning, guidance)
+        latents = rollout(model.denoiser, plan.sampler, noise, conditioning, scale, seeds)
     return model.decode(latents).clamp(0, 1)
 
 
@@ -52,8 +53,8 @@ def generate(
     with tqdm(total=len(missing), desc=title, unit="image", disable=not missing) as progress:
         for start in range(0, len(missing), batch):
             indices = missing[start : start + batch]
-            noise = initial_noise(seed, indices, model.latent_shape)
-            images = sample(model, plan, [captions[i] for i in indices], noise, guidance)
+            seeds = picture_seeds(seed, indices)
+            images = sample(model, plan, [captions[i] for i in indices], seeds, guidance)
             for index, image in zip(indices, images, strict=True):
                 _write_png(paths[index], image)
             progress.update(len(indices))

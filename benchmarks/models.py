@@ -1,20 +1,28 @@
-"""A diffusion model ready to run: its denoiser, text conditioning, decoder and cost model."""
+"""A diffusion model ready to run: its denoiser, conditioning, decoder and cost model. What differs between families
+is in their records, not here."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
+from pathlib import Path
 from typing import Any
 
+import diffusers
 import torch
-from diffusers import StableDiffusionPipeline
+import transformers
+from diffusers import DiffusionPipeline
 
+from benchmarks.spec import BenchmarkError, unknown
 from benchmarks.zoo import zoo
-from dipgo import CostModel, count_costs, family_of, trace_graph
+from dipgo import CostModel, Family, branch_guidance, count_costs, denoiser_of, family_of, trace_graph
+
+INDEX = "model_index.json"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Model:
     """A pipeline of diffusers, taken apart for the harness; weights are frozen and in evaluation mode."""
 
@@ -23,15 +31,23 @@ class Model:
 
     @cached_property
     def denoiser(self) -> torch.nn.Module:
-        return self.pipeline.unet.eval().requires_grad_(False)
+        return denoiser_of(self.pipeline)
 
     @cached_property
+    def family(self) -> Family:
+        return family_of(self.denoiser)
+
+    @property
     def costs(self) -> CostModel:
-        """Graph and MACs of the family's own blocks, by one traced and one counted forward."""
-        family = family_of(self.denoiser)
-        probe = family.probe(self.denoiser)
-        graph = trace_graph(self.denoiser, family.blocks(self.denoiser), probe)
-        return count_costs(self.denoiser, graph, probe)
+        """Graph and MACs of the family's own blocks (sites of unit "output")."""
+        return self.costs_of("output")
+
+    @cache  # noqa: B019  (models are few and live as long as the process)
+    def costs_of(self, unit: str) -> CostModel:
+        """Graph and MACs of the family's sites of a unit, by one traced and one counted forward."""
+        probe = self.family.probe(self.denoiser)
+        graph = trace_graph(self.denoiser, self.family.sites(self.denoiser, unit), probe)
+        return count_costs(self.denoiser, graph, probe, self.family.macs)
 
     @property
     def scheduler_config(self) -> dict[str, Any]:
@@ -47,12 +63,14 @@ class Model:
     def device(self) -> torch.device:
         return self.denoiser.device
 
+    def branch_guidance(self, guidance: float) -> float:
+        """The scale for the sampling loop: 1, so one branch, where the denoiser itself is told the scale."""
+        return branch_guidance(self.denoiser, guidance)
+
     @torch.no_grad()
-    def condition(self, captions: Sequence[str], guidance: float) -> dict[str, torch.Tensor]:
-        """The denoiser's text conditioning as `rollout` takes it: unconditional rows first under guidance."""
-        positive, negative = self.pipeline.encode_prompt(list(captions), self.device, 1, guidance > 1)
-        text = torch.cat([negative, positive]) if guidance > 1 else positive
-        return {"encoder_hidden_states": text}
+    def condition(self, captions: Sequence[str], guidance: float) -> Mapping[str, Any]:
+        """The denoiser's conditioning as `rollout` takes it, for captions or, where it draws classes, their names."""
+        return self.family.condition(self.pipeline, captions, guidance)
 
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
         """Images [n, 3, h, w], white at 1 and black at 0; not clamped, so that gradients reach every pixel."""
@@ -63,7 +81,28 @@ class Model:
 @cache
 def load(name: str, device: str = "cpu") -> Model:
     """A model of the zoo in float32. Raises one clear line for missing or tampered weights."""
-    pipeline = StableDiffusionPipeline.from_pretrained(zoo.model_path(name), dtype=torch.float32)
-    pipeline.vae.eval().requires_grad_(False)
-    pipeline.text_encoder.eval().requires_grad_(False)
-    return Model(name, pipeline.to(device))
+    return read(zoo.model_path(name), name, device)
+
+
+def read(folder: Path, name: str, device: str = "cpu") -> Model:
+    """The pipeline in a folder of diffusers' own format, in float32; its model_index.json names its class.
+
+    Raises `BenchmarkError` where the folder is no pipeline, `DipgoError` where no family describes its denoiser.
+    """
+    try:
+        kind = str(json.loads((folder / INDEX).read_text(encoding="utf-8"))["_class_name"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise BenchmarkError(f"{folder} is no diffusers pipeline: no class in its {INDEX}") from error
+    if not hasattr(diffusers, kind):
+        pipelines = [known for known in dir(diffusers) if known.endswith("Pipeline")]
+        raise BenchmarkError(f"{folder / INDEX}: {unknown('pipeline class', kind, pipelines)}")
+    diffusers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.disable_progress_bar()
+    diffusers.utils.logging.set_verbosity_error()  # it complains of parts of another class than published
+    pipeline = DiffusionPipeline.from_pretrained(folder, dtype=torch.float32)
+    for part in pipeline.components.values():
+        if isinstance(part, torch.nn.Module):
+            part.eval().requires_grad_(False)
+    model = Model(name, pipeline.to(device))
+    model.family  # noqa: B018  (a denoiser that no family describes is refused here)
+    return model

@@ -6,7 +6,9 @@ import platform
 import resource
 import subprocess
 import sys
-from collections.abc import Mapping
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -41,6 +43,36 @@ def provenance(weights: Mapping[str, str], workers: int = 1) -> dict[str, Any]:
 
 def _peak(who: int) -> int:
     return resource.getrusage(who).ru_maxrss * 1024
+
+
+@contextmanager
+def memory_meter(interval: float = 0.05) -> Iterator[Callable[[], int]]:
+    """Gives a function of the most resident memory, in bytes, that this process has had inside the context so far.
+
+    Sampled every `interval` seconds where there is Linux's /proc; elsewhere it is the process's peak of all time.
+    """
+    status = Path("/proc/self/statm")
+    if not status.exists():
+        yield lambda: _peak(resource.RUSAGE_SELF)
+        return
+    peak, done = 0, threading.Event()
+
+    def sample() -> int:
+        nonlocal peak
+        peak = max(peak, int(status.read_text().split()[1]) * resource.getpagesize())
+        return peak
+
+    def watch() -> None:
+        while not done.wait(interval):
+            sample()
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield sample
+    finally:
+        done.set()
+        thread.join()
 
 
 def device_name() -> str:

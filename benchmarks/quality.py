@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import fid, fidelity
-from benchmarks.clip_score import ClipJudge
+from benchmarks.clip_score import ClipJudge, class_similarity
 
 Cells = dict[str, dict[str, Any]]
 Samples = dict[str, list[float]]
@@ -20,25 +20,35 @@ def score(
     metrics: Sequence[str],
     judge: ClipJudge,
     reference: Path,
+    centroids: Path,
 ) -> tuple[Cells, Samples]:
     """Score pictures against their captions, the dense pictures of the same noise, and real pictures' features.
 
     Of `metrics` only the quality ones are looked at. PSNR and SSIM need other pictures than `paths`, so they
-    are left out where `dense` is `paths` itself.
+    are left out where `dense` is `paths` itself. For a model that draws classes the captions are class names
+    and `centroids` holds a feature of each (see `clip_score.class_similarity`).
     """
     samples: Samples = {}
-    cells: Cells = {}
+    shares: dict[str, float] = {}
+    if {"clip_score", "retrieval_top1", "class_score", "class_top1"} & set(metrics):
+        images = judge.image_features(paths, progress=False)
     if "clip_score" in metrics:
-        samples["clip_score"] = judge.scores(paths, captions, progress=False).tolist()
+        samples["clip_score"] = judge.scores(images, captions).tolist()
+    if "retrieval_top1" in metrics:
+        shares["retrieval_top1"] = judge.retrieval(images, captions)
+    if {"class_score", "class_top1"} & set(metrics):
+        cosines, hits = class_similarity(images, captions, centroids)
+        if "class_score" in metrics:
+            samples["class_score"] = (100 * cosines).tolist()
+        if "class_top1" in metrics:
+            shares["class_top1"] = float(hits.mean())
     if list(dense) != list(paths):
         if "psnr" in metrics:
             samples["psnr"] = fidelity.psnr(paths, dense).tolist()
         if "ssim" in metrics:
             samples["ssim"] = fidelity.ssim(paths, dense).tolist()
-    for name, values in samples.items():
-        cells[name] = {"value": sum(values) / len(values), "n": len(values)}
-    if "retrieval_top1" in metrics:
-        cells["retrieval_top1"] = {"value": judge.retrieval(paths, captions, progress=False), "n": len(paths)}
+    means = {name: sum(values) / len(values) for name, values in samples.items()}
+    cells: Cells = {name: {"value": value, "n": len(paths)} for name, value in (means | shares).items()}
     if {"fid_efflite0", "kid_efflite0"} & set(metrics):
         features = fid.features(paths, progress=False)
         if "fid_efflite0" in metrics:

@@ -4,86 +4,25 @@ from __future__ import annotations
 
 import json
 import logging
-import multiprocessing
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import cache
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from statistics import median
-from time import perf_counter
 from typing import Any
 
 import numpy as np
-import torch
 
 from baselines import Plan, PlanContext, method
-from benchmarks import latency, models, quality, record, training
-from benchmarks.clip_score import ClipJudge
-from benchmarks.generate import generate, image_paths
+from benchmarks import latency, models, record, training
+from benchmarks.cells import latency_cells, macs_cells, training_cells
+from benchmarks.jobs import Job, run_jobs
 from benchmarks.provenance import provenance
 from benchmarks.record import Record, write_text
 from benchmarks.spec import RunSpec, unknown
+from benchmarks.tasks import JUDGE, REFERENCE, Task, captions_of, score, train
 from benchmarks.zoo import zoo
 from dipgo import DipgoError, Sampler
 
 log = logging.getLogger(__name__)
-JUDGE = "emoji-clip"
-REFERENCE = "reference"
-LATENCY_METRICS = ("denoiser", "end_to_end")
-
-
-@dataclass(frozen=True)
-class Task:
-    """One prompt set of a run: `folder` takes its pictures and scores, `dense` holds those to compare with."""
-
-    spec: RunSpec
-    plan: Plan
-    prompts: str
-    folder: Path
-    dense: Path
-    batch: int
-    title: str
-
-
-@cache
-def judge() -> ClipJudge:
-    return ClipJudge(zoo.model_path(JUDGE))
-
-
-def score(task: Task) -> None:
-    """Make a task's pictures and score them; the scores are written last, as `<prompt set>.json`."""
-    start, spec = perf_counter(), task.spec
-    captions = [prompt.caption for prompt in zoo.prompts(task.prompts)[: spec.limit]]
-    paths = generate(
-        models.load(spec.model),
-        task.plan,
-        captions,
-        task.folder / task.prompts,
-        seed=spec.seed,
-        guidance=spec.guidance,
-        batch=task.batch,
-        title=task.title,
-    )
-    dense = image_paths(task.dense / task.prompts, len(captions))
-    reference = zoo.model_path(REFERENCE) / "real.safetensors"
-    cells, samples = quality.score(paths, captions, dense, spec.metrics, judge(), reference)
-    data = {"metrics": cells, "samples": samples, "seconds": perf_counter() - start}
-    write_text(task.folder / f"{task.prompts}.json", json.dumps(data) + "\n")
-
-
-@contextmanager
-def pool(workers: int) -> Iterator[Callable[[Sequence[Task]], None]]:
-    """Runs tasks side by side in processes that share the machine's threads; in this process if there is one."""
-    if workers == 1:
-        yield lambda tasks: list(map(score, tasks))
-        return
-    threads = max(1, torch.get_num_threads() // workers)
-    context = multiprocessing.get_context("spawn")  # a fork of a process with torch's threads may hang
-    with ProcessPoolExecutor(workers, context, torch.set_num_threads, (threads,)) as executor:
-        yield lambda tasks: list(executor.map(score, tasks))
 
 
 class Suite:
@@ -97,6 +36,7 @@ class Suite:
     def __init__(self, specs: Sequence[RunSpec], workspace: Path, records: Path, batch: int, workers: int) -> None:
         self.specs = {spec.id: spec for spec in specs}
         self.workspace, self.records, self.batch, self.workers = workspace, records, batch, workers
+        self.pruners = workspace / "pruners"
         self.plans: dict[str, Plan] = {}
 
     def run(self, only: Sequence[str], *, fresh: bool) -> dict[str, str]:
@@ -106,23 +46,15 @@ class Suite:
             self._forget(wanted)
         todo = [spec for spec in wanted if not self._finished(spec)]
         log.info("%d of %d runs are finished; %d to go", len(wanted) - len(todo), len(wanted), len(todo))
-        failed: dict[str, str] = {}
-        with pool(self.workers if todo else 1) as run_tasks:
-            for number, spec in enumerate(todo, 1):
-                try:
-                    tasks = self._tasks(spec, title=f"{spec.id} ({number}/{len(todo)})")
-                except DipgoError as error:
-                    failed[spec.id] = str(error)
-                    log.warning("%s cannot be measured: %s", spec.id, error)
-                else:
-                    run_tasks(tasks)
+        failed = self._make(todo)
+        for name, reason in failed.items():
+            log.warning("%s cannot be measured: %s", name, reason)
         measured = [spec for spec in todo if spec.id not in failed]
         self._time([spec for spec in measured if "latency" in spec.metrics])
         for spec in measured:
             self._write_record(spec)
-        for spec in todo:
-            if spec.id in failed:
-                self._write_absent(spec, failed[spec.id])
+        for name, reason in failed.items():
+            self._write_absent(self.specs[name], reason)
         return failed
 
     def _with_needs(self, only: Sequence[str]) -> list[RunSpec]:
@@ -142,41 +74,89 @@ class Suite:
         return record.find(self.records, spec.id, spec.digest) is not None and all(p.exists() for p in pieces)
 
     def _forget(self, specs: Sequence[RunSpec]) -> None:
-        for folder in [self.workspace / "pruners", *map(self._folder, specs)]:
-            shutil.rmtree(folder, ignore_errors=True)
+        pruners = {path for spec in specs for path in self._pruner(spec)}
+        for path in pruners:
+            path.unlink(missing_ok=True)
+        for spec in specs:
+            shutil.rmtree(self._folder(spec), ignore_errors=True)
 
     def plan(self, spec: RunSpec) -> Plan:
-        """The method's answer for a run; a pruner is trained here unless it was before."""
+        """The method's answer for a run; a pruner that is not trained yet is trained here."""
         if spec.id not in self.plans:
             model = models.load(spec.model)
             sampler = Sampler(spec.scheduler, model.scheduler_config, spec.steps)
-            pruners = self.workspace / "pruners"
 
-            def train(settings: Mapping[str, Any]) -> np.ndarray:
-                return training.train_once(model, sampler, spec, settings, pruners).scores
+            def scores(settings: Mapping[str, Any]) -> np.ndarray:
+                return training.train_once(spec, settings, self.pruners).scores
 
             context = PlanContext(
-                model.denoiser, model.costs, sampler, spec.params, train, lambda name: self.plan(self.specs[name])
+                model.denoiser, model.costs, sampler, spec.params, scores, lambda name: self.plan(self.specs[name])
             )
             self.plans[spec.id] = method(spec.method)(context)
         return self.plans[spec.id]
 
-    def _tasks(self, spec: RunSpec, title: str) -> list[Task]:
-        """The prompt sets of a run whose pictures are not scored yet."""
-        dense = self._folder(self.specs[spec.reference] if spec.reference else spec)
-        folder, plan = self._folder(spec), self.plan(spec)
-        missing = [name for name in spec.prompts if not (folder / f"{name}.json").exists()]
-        return [Task(spec, plan, name, folder, dense, self.batch, f"{title}, {name}") for name in missing]
+    def _make(self, specs: Sequence[RunSpec]) -> dict[str, str]:
+        """Trains the pruners, and makes and scores the pictures, that runs lack; reasons by id where that failed."""
+        broken = run_jobs(self._jobs(specs), self.workers)
+        failed: dict[str, str] = {}
+        for spec in specs:
+            keys = [*self._pruner(spec), *((spec.digest, name) for name in spec.prompts)]
+            try:
+                for key in keys:
+                    if key in broken:
+                        raise broken[key]
+                self.plan(spec)
+            except DipgoError as error:
+                failed[spec.id] = str(error)
+        return failed
+
+    def _jobs(self, specs: Sequence[RunSpec]) -> dict[Any, Job]:
+        """What is missing, in the order in which it had best begin: dense references, which other runs are compared
+        with; trainings, which take longest; all other prompt sets."""
+        references = {spec.reference for spec in specs}
+        jobs = self._scoring([spec for spec in specs if spec.id in references])
+        for spec in specs:
+            for path in self._pruner(spec):
+                if not path.exists():
+                    jobs[path] = Job(f"pruner of {spec.id}", lambda spec=spec: (train, spec, self.pruners))
+        return jobs | self._scoring(specs)
+
+    def _pruner(self, spec: RunSpec) -> tuple[Path, ...]:
+        """The file of the pruner that a run's method trains, if it does."""
+        settings = spec.params.get("train")
+        return () if settings is None else (training.path_of(spec, settings, self.pruners),)
+
+    def _scoring(self, specs: Sequence[RunSpec]) -> dict[Any, Job]:
+        """The prompt sets of runs that are not scored yet."""
+        jobs = {}
+        for spec in specs:
+            sources = [spec] + [self.specs[name] for name in (spec.params.get("of"),) if name]
+            pruners = [path for source in sources for path in self._pruner(source)]
+            dense = self.specs[spec.reference or spec.id]
+            for name in spec.prompts:
+                if (self._folder(spec) / f"{name}.json").exists():
+                    continue
+
+                def call(spec: RunSpec = spec, name: str = name, dense: RunSpec = dense) -> tuple[Any, ...]:
+                    folders = self._folder(spec), self._folder(dense)
+                    return score, Task(spec, self.plan(spec), name, *folders, self.batch)
+
+                needs = [*pruners, *([(dense.digest, name)] if dense is not spec else [])]
+                jobs[spec.digest, name] = Job(f"{spec.id}, {name}", call, tuple(needs))
+        return jobs
 
     def _time(self, specs: Sequence[RunSpec]) -> None:
         """Latency of all runs that lack it, in turn with their dense references."""
         missing = [spec for spec in specs if not (self._folder(spec) / "latency.json").exists()]
-        if not missing:
-            return
         references = {spec.id: spec.reference or spec.id for spec in missing}
         rows = {name: self.specs[name] for name in dict.fromkeys([*references.values(), *references])}
-        guidance = missing[0].guidance
-        seconds = latency.measure(models.load(missing[0].model), {n: self.plan(s) for n, s in rows.items()}, guidance)
+        timed = {
+            name: latency.Timed(
+                models.load(spec.model), self.plan(spec), captions_of(spec, spec.prompts[0])[0], spec.guidance
+            )
+            for name, spec in rows.items()
+        }
+        seconds = latency.measure(timed) if timed else {}
         for spec in missing:
             rounds = {"run": seconds[spec.id], "dense": seconds[references[spec.id]]}
             write_text(self._folder(spec) / "latency.json", json.dumps(rounds) + "\n")
@@ -184,13 +164,12 @@ class Suite:
     def _write_record(self, spec: RunSpec) -> None:
         scored = {name: json.loads((self._folder(spec) / f"{name}.json").read_text()) for name in spec.prompts}
         plan = self.plan(spec)
-        independent = macs_cells(plan, spec.guidance)
+        branches = 2 if models.load(spec.model).branch_guidance(spec.guidance) > 1 else 1
+        independent = macs_cells(plan, branches)
         if "latency" in spec.metrics:
             independent |= latency_cells(json.loads((self._folder(spec) / "latency.json").read_text()))
         if "train" in spec.params:
-            model = models.load(spec.model)
-            trained = training.train_once(model, plan.sampler, spec, spec.params["train"], self.workspace / "pruners")
-            independent["training_seconds"] = {"value": trained.seconds}
+            independent |= training_cells(training.train_once(spec, spec.params["train"], self.pruners))
         weights = {spec.model: spec.revision, JUDGE: zoo.revision(JUDGE)}
         schedule = plan.schedule.to_dict() | {"calls": plan.schedule.calls}
         absent = {} if "step_skip_share" in independent else {"step_skip_share": "nothing is skipped"}
@@ -215,37 +194,6 @@ class Suite:
         stamp = provenance({spec.model: spec.revision})
         done = Record(spec.id, spec.digest, spec.to_json(), metrics={}, absent=absent, provenance=stamp)
         record.write(done, self.records, replace=True)
-
-
-def macs_cells(plan: Plan, guidance: float) -> dict[str, dict[str, Any]]:
-    """MACs of one image in both conventions, and what the schedule is made of."""
-    execution = plan.costs.graph.execute(plan.schedule)
-    charged = plan.sampler.charged_steps / plan.sampler.calls  # the paper charges steps, not calls
-    branches = 2 if guidance > 1 else 1
-    cells = {
-        "macs_paper": float(plan.costs.paper.per_call(execution.computed).sum()) * charged,
-        "macs_full": float(plan.costs.full.per_call(execution.computed).sum()) * branches,
-        "pruned_ratio": plan.costs.pruned_ratio(plan.schedule),
-        "computed_calls": int(execution.computed_calls.sum()),
-        "step_skip_share": plan.costs.step_skip_share(plan.schedule),
-    }
-    return {name: {"value": value} for name, value in cells.items() if value is not None}
-
-
-def latency_cells(rounds: Mapping[str, Sequence[Mapping[str, float]]]) -> dict[str, dict[str, Any]]:
-    """Median seconds and speedups with their quartiles; a speedup pairs the two runs of one round."""
-    cells = {}
-    for name in LATENCY_METRICS:
-        seconds = [once[name] for once in rounds["run"]]
-        pairs = zip(rounds["dense"], seconds, strict=True)
-        cells[f"seconds_{name}"] = _spread(seconds)
-        cells[f"speedup_{name}"] = _spread([dense[name] / own for dense, own in pairs])
-    return cells
-
-
-def _spread(values: Sequence[float]) -> dict[str, Any]:
-    low, high = np.quantile(values, [0.25, 0.75])
-    return {"value": median(values), "n": len(values), "low": float(low), "high": float(high)}
 
 
 def revisions() -> dict[str, str]:

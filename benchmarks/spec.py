@@ -15,7 +15,7 @@ from types import MappingProxyType
 from typing import Any, TypeVar
 
 PROFILES = ("embedded",)
-SCHEDULERS = ("ddim", "dpm", "plms")
+SCHEDULERS = ("ddim", "dpm", "lcm", "plms")
 T = TypeVar("T")
 
 

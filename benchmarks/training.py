@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -13,87 +12,108 @@ from time import perf_counter
 from typing import Any
 
 import numpy as np
+import torch
 from tqdm import tqdm
 
 from baselines import Plan
+from benchmarks import models
 from benchmarks.generate import sample
 from benchmarks.models import Model
+from benchmarks.provenance import memory_meter
 from benchmarks.record import write_text
 from benchmarks.spec import RunSpec, unknown
 from benchmarks.zoo import zoo
-from dipgo import Batch, Sampler, Schedule, TrainConfig, initial_noise, train_pruner
+from dipgo import Batch, Sampler, Schedule, TrainConfig, initial_noise, picture_seeds, train_pruner
 
-log = logging.getLogger(__name__)
-CHUNK = 25
+CHUNK = 25  # batches whose dense pictures are made together, which costs a fraction of one by one
+MOST_AT_ONCE = 100  # pictures: memory must not grow with the batch
 NOISE_SEED = 1_000_003  # apart from the seeds of any scored picture
+BATCH, UNIT, PROMPTS = 1, "output", "train"
 
 
 @dataclass(frozen=True)
 class Training:
-    """A finished training: scores [calls, sites], Eq. 3's terms before every update, and its seconds."""
+    """A finished training: scores [calls, sites], Eq. 3's terms before every update, its seconds, and the most
+    resident memory that its process had meanwhile, in bytes."""
 
     scores: np.ndarray
     log: list[dict[str, float]]
     seconds: float
+    peak_memory: int
 
 
-def train_once(model: Model, sampler: Sampler, spec: RunSpec, settings: Mapping[str, Any], folder: Path) -> Training:
-    """The training for these settings from `folder`, or run now and kept there.
+def path_of(spec: RunSpec, settings: Mapping[str, Any], folder: Path) -> Path:
+    """Where in `folder` the training of these settings is kept.
 
-    `settings` are `TrainConfig`'s fields and `batch`, the pictures a batch. Prompts come from the zoo's
-    training captions, which no prompt set scores.
+    `settings` are `TrainConfig`'s fields and `batch`, the pictures a batch (1); `unit`, which of the family's sites
+    are gated ("output"); `prompts`, the prompt set to train on ("train"). Raises `BenchmarkError` for another name.
     """
-    known = {field.name for field in fields(TrainConfig)} | {"batch"}
-    for name in settings:
-        if name not in known:
-            raise unknown("training setting", name, known)
-    batch = settings.get("batch", 1)
-    config = TrainConfig(**{name: value for name, value in settings.items() if name != "batch"})
+    config = _config(settings)
     identity = {
         "model": spec.model,
         "revision": spec.revision,
-        "scheduler": sampler.name,
-        "steps": sampler.steps,
+        "scheduler": spec.scheduler,
+        "steps": spec.steps,
         "guidance": spec.guidance,
-        "batch": batch,
+        "batch": settings.get("batch", BATCH),
         **asdict(config),
     }
+    for name, usual in (("unit", UNIT), ("prompts", PROMPTS)):
+        if settings.get(name, usual) != usual:
+            identity[name] = settings[name]
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
-    path = folder / f"{digest}.json"
+    return folder / f"{digest}.json"
+
+
+def _config(settings: Mapping[str, Any]) -> TrainConfig:
+    own = {field.name for field in fields(TrainConfig)}
+    known = own | {"batch", "unit", "prompts"}
+    for name in settings:
+        if name not in known:
+            raise unknown("training setting", name, known)
+    return TrainConfig(**{name: value for name, value in settings.items() if name in own})
+
+
+def train_once(spec: RunSpec, settings: Mapping[str, Any], folder: Path) -> Training:
+    """The training for a run's model, sampler and these settings (see `path_of`), from `folder` or run now."""
+    path = path_of(spec, settings, folder)
     if path.exists():
         data = json.loads(path.read_text())
-        return Training(np.array(data["scores"], dtype=np.float32), data["log"], data["seconds"])
+        scores = np.array(data["scores"], dtype=np.float32)
+        return Training(scores, data["log"], data["seconds"], data["peak_memory"])
+    model, config = models.load(spec.model), _config(settings)
+    sampler = Sampler(spec.scheduler, model.scheduler_config, spec.steps)
+    costs = model.costs_of(settings.get("unit", UNIT))
+    batches, scale = _batches(model, sampler, spec, settings), model.branch_guidance(spec.guidance)
     start, history = perf_counter(), []
-    steps = train_pruner(
-        config,
-        model.denoiser,
-        sampler,
-        model.costs,
-        _batches(model, sampler, batch, spec, config.seed),
-        model.decode,
-        spec.guidance,
-    )
-    with tqdm(steps, total=config.steps, desc="pruner training", unit="step") as progress:
-        for state in progress:
-            history.append({"consistency": state.consistency, "sparsity": state.sparsity})
-            progress.set_postfix(consistency=f"{state.consistency:.4f}", sparsity=f"{state.sparsity:.3f}")
-    scores = state.pruner.scores().detach().cpu().numpy()
-    training = Training(scores, history, perf_counter() - start)
-    data = {"identity": identity, "seconds": training.seconds, "log": history, "scores": scores.tolist()}
+    with memory_meter() as peak:
+        steps = train_pruner(config, model.denoiser, sampler, costs, batches, model.decode, scale)
+        with tqdm(steps, total=config.steps, desc=f"pruner training, {spec.id}", unit="step") as progress:
+            for state in progress:
+                history.append({"consistency": state.consistency, "sparsity": state.sparsity})
+                progress.set_postfix(consistency=f"{state.consistency:.4f}", sparsity=f"{state.sparsity:.3f}")
+        scores = state.pruner.scores().detach().cpu().numpy()
+        training = Training(scores, history, perf_counter() - start, peak())
+    data = {"model": spec.model, "settings": dict(settings), **asdict(training), "scores": scores.tolist()}
     write_text(path, json.dumps(data) + "\n")
     return training
 
 
-def _batches(model: Model, sampler: Sampler, size: int, spec: RunSpec, seed: int) -> Iterator[Batch]:
-    """Batches of `size` pictures. Dense references are made `CHUNK` batches at a time, which costs a fraction."""
-    captions = [prompt.caption for prompt in zoo.prompts("train")]
-    order = np.random.default_rng(seed)
-    dense = Plan(sampler, Schedule.dense(model.costs.graph.sites, sampler.calls), model.costs)
+def _batches(model: Model, sampler: Sampler, spec: RunSpec, settings: Mapping[str, Any]) -> Iterator[Batch]:
+    """As many batches as a training takes, with the dense run's pictures."""
+    config, size = _config(settings), settings.get("batch", BATCH)
+    captions = [prompt.caption for prompt in zoo.prompts(settings.get("prompts", PROMPTS))]
+    order = np.random.default_rng(config.seed)
+    graph = model.costs.graph
+    dense = Plan(sampler, Schedule.dense(graph.sites, sampler.calls), model.costs)
+    left = config.steps * config.accumulate
     for number in itertools.count():
-        drawn = [captions[i] for i in order.choice(len(captions), size * CHUNK, replace=False)]
-        indices = [number * size * CHUNK + i for i in range(size * CHUNK)]
-        noise = initial_noise(NOISE_SEED + seed, indices, model.latent_shape).to(model.device)
-        images = sample(model, dense, drawn, noise, spec.guidance)
-        for start in range(0, size * CHUNK, size):
+        drawn = [captions[i] for i in order.choice(len(captions), size * CHUNK, replace=False)][: size * left]
+        seeds = picture_seeds(NOISE_SEED + config.seed, [number * size * CHUNK + i for i in range(len(drawn))])
+        pieces = [slice(start, start + MOST_AT_ONCE) for start in range(0, len(drawn), MOST_AT_ONCE)]
+        images = torch.cat([sample(model, dense, drawn[p], seeds[p], spec.guidance) for p in pieces])
+        noise = initial_noise(seeds, model.latent_shape).to(model.device)
+        for start in range(0, len(drawn), size):
             part = slice(start, start + size)
-            yield Batch(noise[part], model.condition(drawn[part], spec.guidance), images[part])
+            yield Batch(noise[part], model.condition(drawn[part], spec.guidance), images[part], seeds[part])
+        left -= CHUNK

@@ -58,6 +58,7 @@ class _Run:
         self.last: list[dict[Any, Any]] = [{} for _ in range(calls_per_step)]
         self.soft = None if isinstance(gates, Schedule) else gates
         self.row: torch.Tensor | None = None  # of `soft`, in this call
+        self.fully_reused = None if self.soft is None else (self.soft.detach() == 1).cpu().numpy()
         self.left = False  # the context
         self.execution = graph.execute(gates) if isinstance(gates, Schedule) else None
 
@@ -171,12 +172,13 @@ class _SiteHook(ModelHook):
             reused = run.execution.reused[call, self.index]
             run.trace.outcomes[call, self.index] = Outcome.REUSED if reused else Outcome.DEAD
             last = run.memory[self.name]  # of a dead block: a stand-in of the right shape that nobody reads
-            return _add(last, _shortcut(module)(hidden_states(args, kwargs))) if self.delta else last
-        if self.delta:
-            new, stream = self._with_stream(module, args, kwargs)
-            value = _add(new, -stream)
-        else:
-            new = value = self.fn_ref.original_forward(*args, **kwargs)
+            return _add(last, _residual(module, args, kwargs)) if self.delta else last
+        shortcut = getattr(module, "conv_shortcut", None) if self.delta else None
+        # At a gate of exactly 1 no gradient reaches the new value: its backward pass is spared, but for a shortcut's.
+        wasted = run.row is not None and shortcut is None and run.fully_reused[call, self.index]
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not wasted):
+            new, stream = self._compute(shortcut, args, kwargs)
+        value = _add(new, -stream) if self.delta else new
         run.trace.outcomes[call, self.index] = Outcome.COMPUTED
         if run.row is not None and call > 0:
             value = reuse_softly(run.row[self.index], run.memory[self.name], value)
@@ -184,19 +186,22 @@ class _SiteHook(ModelHook):
         run.memory[self.name] = value
         return new
 
-    def _with_stream(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[Any, torch.Tensor]:
-        """The module's output and the residual stream under it; a shortcut convolution runs only once."""
+    def _compute(self, shortcut: nn.Module | None, args: tuple, kwargs: dict[str, Any]) -> tuple[Any, torch.Tensor]:
+        """The module's new output and the residual stream under it; a shortcut convolution runs only once."""
         stream = [hidden_states(args, kwargs)]
-        handle = _shortcut(module).register_forward_hook(lambda *call: stream.append(call[-1]))
+        handle = shortcut and shortcut.register_forward_hook(lambda *call: stream.append(call[-1]))
         try:
             return self.fn_ref.original_forward(*args, **kwargs), stream[-1]
         finally:
-            handle.remove()
+            if handle:
+                handle.remove()
 
 
-def _shortcut(module: nn.Module) -> nn.Module:
-    """The convolution through which a block's input reaches its output, or the identity."""
-    return getattr(module, "conv_shortcut", None) or nn.Identity()
+def _residual(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> torch.Tensor:
+    """What a block adds its branch to: its input, through a convolution where the width changes."""
+    shortcut = getattr(module, "conv_shortcut", None)
+    stream = hidden_states(args, kwargs)
+    return stream if shortcut is None else shortcut(stream)
 
 
 def reuse_softly(gate: torch.Tensor, last: Any, new: Any) -> Any:

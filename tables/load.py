@@ -14,23 +14,25 @@ from benchmarks.record import Record
 from benchmarks.spec import BenchmarkError, construct, read_toml, unknown
 
 HERE = Path(__file__).parent
+SHARED = ("profile", "resolution", "limit", "seed")  # what the runs of one table have in common
 UNITS = {"T": 1e12, "h": 3600.0}  # the paper's units in base units: MACs, seconds
 
 
 @dataclass(frozen=True)
 class Column:
-    """A metric of every row. `scale` turns base units into the shown ones; `direction` is "up" or "down"
-    where one end is better. `spread`: show low and high. `relative`: measured against the baseline, which has
-    none itself. `paper`: the paper's name of the metric. Without a title it goes into the CSV only."""
+    """A metric of every row, as `columns.toml` defines it. `scale` turns base units into the shown ones;
+    `direction` is "up" or "down" where one end is better. `spread`: show low and high. `relative`: measured against
+    the baseline, which has none itself. `paper`: the paper's name of the metric. `note` explains it."""
 
     key: str
-    title: str = ""
+    title: str
     digits: int = 2
     scale: float = 1.0
     direction: str = ""
     spread: bool = False
     relative: bool = False
     paper: str = ""
+    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -59,8 +61,11 @@ class Row:
 
 @dataclass(frozen=True)
 class Group:
+    """`baseline`: the run that the group's rows are measured against, where it is not the table's."""
+
     title: str
     row: tuple[Row, ...]
+    baseline: str = ""
 
 
 @dataclass(frozen=True)
@@ -84,11 +89,13 @@ class Fact:
 
 @dataclass(frozen=True)
 class Table:
-    """`difference` is the metric compared with the baseline, `compare` those compared with the controls."""
+    """`models`: the models whose records may stand in it. `shown` columns are in the markdown, `csv_only` ones not.
+    `difference` is the metric compared with the baseline, `compare` those compared with the controls. Without a
+    `baseline` every group names its own."""
 
     name: str
     title: str
-    baseline: str
+    models: tuple[str, ...]
     difference: str
     compare: tuple[str, ...]
     compare_title: str
@@ -97,14 +104,24 @@ class Table:
     no_record: str
     notes: tuple[str, ...]
     dataset: tuple[Dataset, ...]
-    column: tuple[Column, ...]
+    shown: tuple[Column, ...]
+    csv_only: tuple[Column, ...]
     paper_column: tuple[PaperColumn, ...]
     group: tuple[Group, ...]
     fact: tuple[Fact, ...] = ()
+    baseline: str = ""
+
+    @property
+    def column(self) -> tuple[Column, ...]:
+        return (*self.shown, *self.csv_only)
 
     @property
     def rows(self) -> list[Row]:
         return [row for group in self.group for row in group.row]
+
+    def baseline_of(self, row: Row) -> str:
+        """The run that a row is measured against."""
+        return next(group.baseline for group in self.group if row in group.row) or self.baseline
 
     def find_column(self, key: str) -> Column:
         return next(column for column in self.column if column.key == key)
@@ -115,6 +132,10 @@ def names(folder: Path = HERE / "specs") -> list[str]:
     return sorted(path.stem for path in folder.glob("*.toml"))
 
 
+def _columns(path: Path = HERE / "columns.toml") -> dict[str, Column]:
+    return {key: construct(Column, {"key": key, **item}, f"{path}: {key}") for key, item in read_toml(path).items()}
+
+
 def load_table(name: str, folder: Path = HERE / "specs") -> Table:
     """A table's spec. Raises `BenchmarkError` for an unknown table, field, column or run, a missing field, or
     two rows of one label."""
@@ -122,7 +143,13 @@ def load_table(name: str, folder: Path = HERE / "specs") -> Table:
         raise unknown("table", name, names(folder))
     path = folder / f"{name}.toml"
     data: dict[str, Any] = {"name": name, **read_toml(path)}
-    kinds = {"dataset": Dataset, "column": Column, "paper_column": PaperColumn, "group": Group, "fact": Fact}
+    defined = _columns()
+    for key in ("shown", "csv_only"):
+        for name in data.get(key, []):
+            if name not in defined:
+                raise BenchmarkError(f"{path}: {unknown('column', name, defined)}")
+        data[key] = tuple(defined[name] for name in data.get(key, []))
+    kinds = {"dataset": Dataset, "paper_column": PaperColumn, "group": Group, "fact": Fact}
     for key, cls in kinds.items():
         items = data.get(key, [])
         if cls is Group:
@@ -139,7 +166,10 @@ def load_table(name: str, folder: Path = HERE / "specs") -> Table:
     for row in table.rows:
         if bool(row.run) == bool(row.missing):
             raise BenchmarkError(f"{path}: row {row.label!r} needs either `run` or `missing` (the reason)")
-    asked = [table.baseline, *(fact.run for fact in table.fact)]
+    for group in table.group:
+        if not (group.baseline or table.baseline):
+            raise BenchmarkError(f"{path}: group {group.title!r} has no baseline; name one for it or for the table")
+    asked = [table.baseline_of(row) for row in table.rows] + [fact.run for fact in table.fact]
     for run in asked + [control for row in table.rows for control in row.controls]:
         if run not in runs:
             raise BenchmarkError(f"{path}: {unknown('run', run, runs)}")
@@ -157,8 +187,8 @@ def load_table(name: str, folder: Path = HERE / "specs") -> Table:
 def load_records(table: Table, folder: Path) -> dict[str, Record]:
     """The records of a table's rows, by run id; a run without one is not in it.
 
-    Raises `BenchmarkError` when two records cannot stand in one table: other weights, seed, size, profile or
-    reference.
+    Raises `BenchmarkError` when two records cannot stand in one table: a model that is not the table's, other
+    weights of one model, another seed, size, profile or reference.
     """
     records: dict[str, Record] = {}
     for row in table.rows:
@@ -166,11 +196,16 @@ def load_records(table: Table, folder: Path) -> dict[str, Record]:
         if found is not None:
             records[row.run] = found
     first = next(iter(records.values()), None)
+    of_model: dict[str, Record] = {}
     for other in records.values():
-        for key in ("profile", "model", "revision", "resolution", "limit", "seed"):
-            if other.spec[key] != first.spec[key]:
+        if other.spec["model"] not in table.models:
+            problem = unknown("model", other.spec["model"], table.models)
+            raise BenchmarkError(f"{other.file} cannot stand in {table.name}: {problem}")
+        same = of_model.setdefault(other.spec["model"], other)
+        for key, twin in [("revision", same), *((key, first) for key in SHARED)]:
+            if other.spec[key] != twin.spec[key]:
                 raise BenchmarkError(
-                    f"{first.file} has {key} {first.spec[key]!r}, {other.file} {other.spec[key]!r}: "
+                    f"{twin.file} has {key} {twin.spec[key]!r}, {other.file} {other.spec[key]!r}: "
                     "they cannot stand in one table; run one of them again"
                 )
         reference = records.get(other.spec["reference"])

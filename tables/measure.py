@@ -103,15 +103,16 @@ def _cell(
     record = records.get(row.run)
     if record is None:
         return Cell(*names, paper=printed, verdict="not measured", reason=row.missing or table.no_record)
-    if column.relative and row.run == table.baseline:
+    baseline = table.baseline_of(row)
+    if column.relative and row.run == baseline:
         return Cell(*names, paper=printed, verdict="reference", run=record.file)
     if column.key == f"{table.difference}_diff":
-        base = records.get(table.baseline)
+        base = records.get(baseline)
         difference = _difference(record, base, dataset.key, table.difference) if base else None
         if difference:
             d, verdict = difference, difference.verdict(column.direction)
             return Cell(*names, d.value, None, d.n, d.low, d.high, verdict, record.file)
-        reason = f"needs {table.difference} samples of this row and of {table.baseline}"
+        reason = f"needs {table.difference} samples of this row and of {baseline}"
         return Cell(*names, verdict="not measured", run=record.file, reason=reason)
     measured = record.cell(dataset.key, column.key)
     if measured is None:

@@ -16,7 +16,6 @@ CSV_COLUMNS = ["row", "dataset", "metric", "value", "paper", "n", "low", "high",
 ARROWS = {"up": " ↑", "down": " ↓", "": ""}
 MARKS = {"better": " ▲", "worse": " ▼", "no difference": " ="}
 COMPARE_HEADERS = [
-    "Prompts",
     "Pruned",
     "Ours",
     "Best control",
@@ -25,6 +24,15 @@ COMPARE_HEADERS = [
     "Verdict",
     "MACs G, full: ours / control",
 ]
+NOTES = (
+    "† a row of our own, not in the paper's table. Controls stand in the group of the pruned row that they control.",
+    "↑ higher is better, ↓ lower is better. `ref.`: the row that the others of its group are measured against.",
+    "The columns headed {paper_model} are the paper's, measured on another model and other prompts: compare how a "
+    "column falls, not its values.",
+    "The CSV beside this file holds the same cells in base units (MACs, seconds), more metrics, and every control, not "
+    "the best alone.",
+)
+LEFT = {"Row", "Prompts", "Pruned", "Best control", "Verdict"}
 SUPERSCRIPTS = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
@@ -68,21 +76,20 @@ def _label(row: Row) -> str:
     return f"† {row.label}" if row.own else row.label
 
 
-def _grid(rows: Iterable[list[str]], headers: list[str], left: tuple[int, ...] = (0,)) -> str:
-    align = ["left" if index in left else "right" for index in range(len(headers))]
+def _grid(rows: Iterable[list[str]], headers: list[str]) -> str:
+    align = ["left" if header in LEFT else "right" for header in headers]
     return tabulate(list(rows), headers, tablefmt="pipe", disable_numparse=True, colalign=align)
 
 
 def _dataset_section(
     table: Table, dataset: Dataset, cells: Mapping[tuple[str, str, str], Cell], notes: Footnotes
 ) -> str:
-    shown = [column for column in table.column if column.title]
-    headers = ["Row"] + [column.title + ARROWS[column.direction] for column in shown]
+    headers = ["Row"] + [column.title + ARROWS[column.direction] for column in table.shown]
     headers += [f"{table.paper_model} {column.title}" for column in table.paper_column]
     printed = {column.paper: column.key for column in table.column if column.paper}
 
     def line(row: Row) -> list[str]:
-        values = [_show(cells[row.label, dataset.key, column.key], column, notes) for column in shown]
+        values = [_show(cells[row.label, dataset.key, column.key], column, notes) for column in table.shown]
         for column in table.paper_column:
             value = cells[row.label, dataset.key, printed[column.metric]].paper
             values.append("" if value is None else f"*{number(value, column.digits, column.scale)}*")
@@ -94,13 +101,15 @@ def _dataset_section(
     sizes = {cells[row.label, dataset.key, table.difference].n for row in table.rows} - {None}
     n = f", n = {min(sizes)} a row" if sizes else ""
     grid = _grid((row for each in table.group for row in group(each)), headers)
-    paper = f"In italics, {table.paper_model}: what the paper prints for {dataset.paper}, on another model."
+    paper = f"In italics: what the paper prints for {dataset.paper}, on another model."
     return f"## {dataset.title}{n}\n\n{paper}\n\n{grid}\n"
 
 
 def _compare_section(table: Table, comparisons: list[Comparison], notes: Footnotes) -> str:
     best = {(c.metric, c.dataset.key, c.row.label): c for c in comparisons if c.best}
     rows = [row for row in table.rows if row.controls]
+    several = len(table.dataset) > 1
+    headers = ["Prompts"] * several + COMPARE_HEADERS
     text = f"## {table.compare_title}\n\n{table.compare_text}\n"
     for metric in table.compare:
         column = table.find_column(metric)
@@ -108,9 +117,10 @@ def _compare_section(table: Table, comparisons: list[Comparison], notes: Footnot
         for dataset in table.dataset:
             for row in rows:
                 c = best.get((metric, dataset.key, row.label))
+                start = [dataset.key] * several + [row.ratio]
                 if c is None:
                     reason = f"the pruned row or all its controls: {table.no_record}"
-                    lines.append([dataset.key, row.ratio, notes.mark(reason)] + [""] * (len(COMPARE_HEADERS) - 3))
+                    lines.append([*start, notes.mark(reason)] + [""] * (len(COMPARE_HEADERS) - 2))
                     continue
                 d, verdicts = c.difference, [*verdicts, c.verdict]
                 macs = [record.cell(dataset.key, "macs_full") for record in (c.ours, c.theirs)]
@@ -119,13 +129,13 @@ def _compare_section(table: Table, comparisons: list[Comparison], notes: Footnot
                 cost = " / ".join(number(cell["value"], 2, 1e-9) if cell else "–" for cell in macs)
                 gap = spread(d.value, d.low, d.high, column.digits, column.scale, True)
                 verdict = {"better": "**ours better**", "worse": "**ours worse**"}.get(c.verdict, c.verdict)
-                lines.append([dataset.key, row.ratio, ours, c.control.label, theirs, gap, verdict, cost])
+                lines.append([*start, ours, c.control.label, theirs, gap, verdict, cost])
         if verdicts:
             counts = ", ".join(f"{verdicts.count(v)} {v}" for v in ("better", "no difference", "worse"))
             summary = f"Ours against the best control, {len(verdicts)} comparisons: **{counts}**."
         else:
             summary = f"Nothing to compare: {table.no_record}."
-        grid = _grid(lines, COMPARE_HEADERS, left=(0, 1, 3, 6))
+        grid = _grid(lines, headers)
         text += f"\n### {column.title}{ARROWS[column.direction]}\n\n{summary}\n\n{grid}\n"
     return text
 
@@ -135,7 +145,7 @@ def _several(values: Iterable[object]) -> str:
 
 
 def _measured_on(table: Table, records: Mapping[str, Record]) -> str:
-    """One line: model, device, n, dates and commits, from the records."""
+    """One line: models, device, n, dates and commits, from the records."""
     if not records:
         return f"Nothing measured: {table.no_record}."
     specs = [record.spec for record in records.values()]
@@ -147,9 +157,10 @@ def _measured_on(table: Table, records: Mapping[str, Record]) -> str:
         if "commit" in stamp
     }
     spec = specs[0]
-    weights = f"weights {spec['revision'][:12]}, {spec['profile']} profile"
+    weights = {each["model"]: each["revision"][:12] for each in specs}
+    models = ", ".join(f"{model} (weights {digest})" for model, digest in weights.items())
     parts = [
-        f"{spec['model']} at {spec['resolution']} px ({weights})",
+        f"{models} at {spec['resolution']} px, {spec['profile']} profile",
         _several(stamp["device"] for stamp in stamps if "device" in stamp),
         f"{spec['limit']} images a prompt set and row",
         " to ".join(dict.fromkeys([dates[0], dates[-1]])) if dates else "",
@@ -188,7 +199,9 @@ def markdown(table: Table, records: Mapping[str, Record], cells: list[Cell], com
     sections.append(_compare_section(table, comparisons, notes))
     sections += [_dataset_section(table, dataset, lookup, notes) for dataset in table.dataset]
     reasons = [f"- –{str(i).translate(SUPERSCRIPTS)} {reason}" for i, reason in enumerate(notes.reasons, 1)]
-    sections.append("\n".join(["## Notes\n", *(f"- {note}" for note in table.notes), *reasons]) + "\n")
+    general = [note.format(paper_model=table.paper_model) for note in NOTES]
+    explained = [*table.notes, *general, *(column.note for column in table.shown if column.note)]
+    sections.append("\n".join(["## Notes\n", *(f"- {note}" for note in explained), *reasons]) + "\n")
     return "\n".join(sections)
 
 

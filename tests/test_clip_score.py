@@ -12,7 +12,7 @@ from PIL import Image
 from safetensors.torch import save_file
 from transformers import CLIPTokenizer
 
-from benchmarks.clip_score import CONFIG, ClipJudge
+from benchmarks.clip_score import CONFIG, ClipJudge, class_similarity
 
 CAPTIONS = ["red dot, google", "blue dot, fluent", "sunflower", "cat face", "apple", "red dot, google"]
 
@@ -69,7 +69,7 @@ def paths(tmp_path):
 
 
 def test_scores_are_100_times_the_cosine_clamped_at_0(judge, paths):
-    scores = judge.scores(paths, CAPTIONS, progress=False)
+    scores = judge.scores(judge.image_features(paths, progress=False), CAPTIONS)
     assert scores.shape == (len(paths),) and scores.dtype == np.float32
     with torch.no_grad():
         images = torch.stack([judge.preprocess(Image.open(path)) for path in paths])
@@ -79,7 +79,7 @@ def test_scores_are_100_times_the_cosine_clamped_at_0(judge, paths):
     assert cosines.min() > 0 and np.ptp(cosines) > 0.05
     np.testing.assert_allclose(scores, 100 * cosines, atol=1e-3)
     judge.model.visual.proj.neg_()  # now every cosine is below 0
-    assert not judge.scores(paths, CAPTIONS, progress=False).any()
+    assert not judge.scores(judge.image_features(paths, progress=False), CAPTIONS).any()
 
 
 def test_stored_half_precision_weights_are_computed_with_in_float32(judge):
@@ -93,12 +93,13 @@ def test_the_tokenizer_is_the_folders_own(judge, model_folder):
     assert tokens[0, :5].tolist() == [start, 2, 0, 27 + 19, end]  # c, a, t</w>
 
 
-def test_scores_do_not_depend_on_the_batch(judge, paths):
-    one = judge.scores(paths, CAPTIONS, batch=1, progress=False)
-    np.testing.assert_allclose(one, judge.scores(paths, CAPTIONS, batch=4, progress=False), atol=1e-4)
+def test_features_do_not_depend_on_the_batch(judge, paths):
+    one = judge.image_features(paths, batch=1, progress=False)
+    torch.testing.assert_close(one, judge.image_features(paths, batch=4, progress=False), atol=1e-6, rtol=0)
 
 
-def test_each_distinct_caption_is_encoded_once(judge, paths, monkeypatch):
+def test_each_distinct_caption_is_encoded_once(judge, monkeypatch):
+    images = torch.zeros(len(CAPTIONS), 16)
     encoded = []
     encode = judge.model.encode_text
 
@@ -107,50 +108,63 @@ def test_each_distinct_caption_is_encoded_once(judge, paths, monkeypatch):
         return encode(tokens)
 
     monkeypatch.setattr(judge.model, "encode_text", counting)
-    judge.scores(paths, CAPTIONS, progress=False)
-    judge.scores(paths, CAPTIONS, progress=False)
+    judge.scores(images, CAPTIONS)
+    judge.scores(images, CAPTIONS)
     assert sum(encoded) == len(set(CAPTIONS))
 
 
-def with_known_features(judge, monkeypatch, images, texts: dict[str, list[float]]) -> None:
-    monkeypatch.setattr(judge, "image_features", lambda *_: torch.tensor(images))
+def with_known_texts(judge, monkeypatch, texts: dict[str, list[float]]) -> None:
     monkeypatch.setattr(judge, "text_features", lambda names, *_: torch.tensor([texts[n] for n in names]))
 
 
 def test_retrieval_counts_the_pictures_whose_own_caption_wins(judge, monkeypatch):
     texts = {"a": [1.0, 0.0, 0.0], "b": [0.0, 1.0, 0.0], "c": [0.0, 0.0, 1.0]}
-    images = [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [1.0, 0.0, 0.0], [0.5, 0.5, 0.0]]
-    with_known_features(judge, monkeypatch, images, texts)
-    assert judge.retrieval(range(4), ["a", "b", "c", "a"], among=3) == 0.5  # right, right, wrong, tie
+    images = torch.tensor([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [1.0, 0.0, 0.0], [0.5, 0.5, 0.0]])
+    with_known_texts(judge, monkeypatch, texts)
+    assert judge.retrieval(images, ["a", "b", "c", "a"], among=3) == 0.5  # right, right, wrong, tie
 
 
 def test_retrieval_distractors_never_repeat_the_pictures_own_caption(judge, monkeypatch):
     captions, texts = ["a", "b", "a", "a", "b"], {"a": [1.0, 0.0], "b": [0.0, 1.0]}
-    with_known_features(judge, monkeypatch, [texts[caption] for caption in captions], texts)
-    assert judge.retrieval(range(5), captions, among=2) == 1
+    with_known_texts(judge, monkeypatch, texts)
+    assert judge.retrieval(torch.tensor([texts[caption] for caption in captions]), captions, among=2) == 1
 
 
 def test_retrieval_by_chance_is_1_in_among_and_depends_on_the_seed_alone(judge, monkeypatch):
     random = torch.Generator().manual_seed(0)
     captions = [str(index) for index in range(400)]
     texts = dict(zip(captions, torch.randn(400, 8, generator=random).tolist(), strict=True))
-    with_known_features(judge, monkeypatch, torch.randn(400, 8, generator=random).tolist(), texts)
-    found = [judge.retrieval(range(400), captions, among=5, seed=seed) for seed in (0, 0, 1, 2)]
+    with_known_texts(judge, monkeypatch, texts)
+    images = torch.randn(400, 8, generator=random)
+    found = [judge.retrieval(images, captions, among=5, seed=seed) for seed in (0, 0, 1, 2)]
     assert found[0] == found[1] and len(set(found)) > 1
     assert np.mean(found[1:]) == pytest.approx(1 / 5, abs=0.05)
 
 
-def test_bad_input_is_named(judge, paths, tmp_path):
+def test_class_similarity_is_the_cosine_to_the_own_centroid_and_a_hit_where_that_is_the_nearest(tmp_path):
+    file = tmp_path / "centroids.safetensors"
+    save_file({"cat": torch.tensor([1.0, 0.0]).half(), "dog": torch.tensor([0.0, 1.0]).half()}, file)
+    images = torch.tensor([[1.0, 0.0], [0.6, 0.8], [0.6, 0.8]])
+    cosines, hits = class_similarity(images, ["cat", "cat", "dog"], file)
+    np.testing.assert_allclose(cosines, [1.0, 0.6, 0.8])
+    assert hits.tolist() == [True, False, True]
+    with pytest.raises(ValueError, match="centroids.*unknown class 'doge'; did you mean dog"):
+        class_similarity(images, ["cat", "cat", "doge"], file)
+    with pytest.raises(ValueError, match="no class centroids in .*nowhere"):
+        class_similarity(images, ["cat", "cat", "dog"], tmp_path / "nowhere")
+
+
+def test_bad_input_is_named(judge, tmp_path):
     with pytest.raises(ValueError, match="6 pictures but 1 captions"):
-        judge.scores(paths, ["sunflower"])
+        judge.scores(torch.zeros(6, 16), ["sunflower"])
     with pytest.raises(ValueError, match="no pictures"):
-        judge.scores([], [])
+        judge.image_features([])
     with pytest.raises(ValueError, match="among 100 captions of 5 distinct ones"):
-        judge.retrieval(paths, CAPTIONS)
+        judge.retrieval(torch.zeros(6, 16), CAPTIONS)
     broken = tmp_path / "broken.png"
-    broken.write_bytes(paths[0].read_bytes()[:100])
+    broken.write_bytes(b"no picture")
     with pytest.raises(ValueError, match="cannot read picture .*broken.png"):
-        judge.scores([broken], ["sunflower"], progress=False)
+        judge.image_features([broken], progress=False)
 
 
 def test_a_folder_without_its_parts_or_with_pickles_is_refused(model_folder, tmp_path):

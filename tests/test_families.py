@@ -104,7 +104,7 @@ def test_everything_kept_changes_no_bit(made):
 @pytest.mark.parametrize("seed", range(2))
 def test_hard_equals_soft(made, seed):
     schedule = made.reuse(seed, share=0.4 + 0.4 * seed)
-    hard, soft = made.run(schedule), made.run(torch.from_numpy(schedule.reuse).float())
+    hard, soft = made.run(schedule), made.run(torch.from_numpy(schedule.reuse.copy()).float())
     dense = made.run(Schedule.dense(made.graph.sites, CALLS))
     assert relative(hard, soft) < 1e-5 and relative(hard, dense) > 1e-4
 
@@ -112,7 +112,7 @@ def test_hard_equals_soft(made, seed):
 @torch.no_grad()
 def test_hard_equals_soft_where_all_sites_of_a_call_are_reused(made):
     schedule = Schedule.skip_calls(made.graph.sites, CALLS, [0, 3])
-    assert relative(made.run(schedule), made.run(torch.from_numpy(schedule.reuse).float())) < 1e-5
+    assert relative(made.run(schedule), made.run(torch.from_numpy(schedule.reuse.copy()).float())) < 1e-5
 
 
 @torch.no_grad()
@@ -150,11 +150,21 @@ def test_executed_macs_equal_the_sum_of_the_costs(made, seed):
 def test_gradients_with_checkpointing_equal_those_without(made):
     gradients = []
     for checkpoint in (False, True):
-        gates = (0.4 * torch.from_numpy(made.reuse(2).reuse).float()).requires_grad_()
+        gates = (0.4 * torch.from_numpy(made.reuse(2).reuse.copy()).float()).requires_grad_()
         made.run(gates, backward=True, checkpoint=checkpoint)
         gradients.append(gates.grad)
     assert (gradients[0][1:].abs().amax(0) > 0).all()  # every site matters
     torch.testing.assert_close(gradients[0], gradients[1])
+
+
+def test_gates_of_exactly_one_get_the_gradient_of_gates_just_below(made):
+    gradients = []
+    for one in (1.0, 1 - 1e-6):  # at 1 the backward pass through the block itself is spared
+        gates = (one * torch.from_numpy(made.reuse(4).reuse.copy())).float().requires_grad_()
+        made.run(gates, backward=True)
+        gradients.append(gates.grad)
+    assert gradients[0].abs().max() > 0
+    torch.testing.assert_close(*gradients, rtol=1e-3, atol=1e-4 * float(gradients[1].abs().max()))
 
 
 @torch.no_grad()

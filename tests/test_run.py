@@ -11,8 +11,8 @@ import pytest
 
 from benchmarks import generate, latency, record, training
 from benchmarks.__main__ import SOME_ROWS_ABSENT, main
+from benchmarks.cells import latency_cells, macs_cells
 from benchmarks.fidelity import load
-from benchmarks.run import latency_cells, macs_cells
 from dipgo import Schedule
 
 SUITE = """
@@ -145,10 +145,11 @@ def test_a_killed_run_keeps_its_finished_pictures(bench):
     assert abs(load([lost]).int() - before.int()).max() <= 1  # made at another batch size
 
 
-def test_two_workers_make_the_same_pictures(bench, monkeypatch):
+def test_two_workers_make_the_same_pictures_and_train(bench, monkeypatch):
     monkeypatch.setattr(latency, "ROUNDS", 1)
     before = load(bench.images("half"))
-    assert bench.run("--fresh", "--workers", "2", rows=["half"]) == 0
+    assert bench.run("--fresh", "--workers", "2", rows=["half", "ours"]) in (0, SOME_ROWS_ABSENT)
+    assert len(list((bench.workspace / "pruners").iterdir())) == 1
     assert abs(load(bench.images("half")).int() - before.int()).max() <= 1
 
 
@@ -162,6 +163,9 @@ def test_fresh_measures_again(bench, monkeypatch):
 def test_a_pruner_is_trained_once_for_equal_settings(bench, monkeypatch):
     monkeypatch.setattr(latency, "ROUNDS", 1)
     assert bench.run(rows=["ours"]) in (0, SOME_ROWS_ABSENT)
+    if bench.record("ours").metrics:
+        cells = bench.record("ours").metrics["all"]
+        assert cells["training_seconds"]["value"] > 0 and cells["training_peak_memory"]["value"] > 1e8
     monkeypatch.setattr(training, "train_pruner", pytest.fail)
     assert bench.run(rows=["ours"], ratio=0.25) in (0, SOME_ROWS_ABSENT)
 
@@ -171,6 +175,19 @@ def test_a_row_that_cannot_be_measured_says_why_in_its_record(bench, capsys):
     assert "no threshold" in capsys.readouterr().err
     ours = bench.record("ours")
     assert not ours.metrics and "no threshold" in ours.absent["clip_score"]
+
+
+def test_a_failed_training_costs_its_own_rows_only(bench, capsys, monkeypatch):
+    def diverge(*_):
+        raise RuntimeError("it diverged")
+        yield
+
+    monkeypatch.setattr(latency, "ROUNDS", 1)
+    monkeypatch.setattr(training, "train_pruner", diverge)
+    shutil.rmtree(bench.workspace / bench.record("half").digest)
+    assert bench.run(rows=["ours", "half"]) == SOME_ROWS_ABSENT
+    assert "error: ours: the pruner's training failed: it diverged" in capsys.readouterr().err
+    assert bench.record("ours").absent["psnr"].endswith("it diverged") and bench.record("half").metrics
 
 
 @pytest.mark.parametrize(
@@ -227,7 +244,7 @@ def test_the_papers_convention_charges_steps_and_one_branch(tiny, tiny_costs):
     from baselines import Plan
 
     sampler = tiny.sampler("plms", 50)
-    cells = macs_cells(Plan(sampler, Schedule.dense(tiny.graph.sites, sampler.calls), tiny_costs), guidance=4.0)
+    cells = macs_cells(Plan(sampler, Schedule.dense(tiny.graph.sites, sampler.calls), tiny_costs), branches=2)
     assert cells["macs_paper"]["value"] == pytest.approx(50 * tiny_costs.paper.dense)
     assert cells["macs_full"]["value"] == pytest.approx(2 * 51 * tiny_costs.full.dense)
     assert "step_skip_share" not in cells and np.isclose(cells["pruned_ratio"]["value"], 0)

@@ -13,7 +13,7 @@ from benchmarks import spec as spec_module
 from benchmarks.spec import BenchmarkError, RunSpec, load_suite
 
 SUITE = Path(spec_module.__file__).parent / "suites" / "table1.toml"
-REVISIONS = {"emoji-sd": "f00d" * 16}
+REVISIONS = {"emoji-sd": "f00d" * 16, "emoji-bk-base": "ba5e" * 16, "emoji-bk-small": "5a11" * 16}
 SPEC = RunSpec(
     id="ours-0.80",
     profile="embedded",
@@ -158,7 +158,7 @@ def test_bad_suites_get_one_line_that_names_the_file(tmp_path, text, words):
 
 def test_table1_has_every_row_and_its_controls_at_each_ratio():
     specs = {spec.id: spec for spec in load_suite(SUITE, REVISIONS)}
-    assert len(specs) == 6 + 4 * 6
+    assert len(specs) == 8 + 4 * 6
     for ratio in ("0.80", "0.85", "0.90", "0.95"):
         calls = int((1 - float(ratio)) * 50 + 0.5 + 1e-9)  # rounded half up
         ours = specs[f"ours-{ratio}"]

@@ -7,12 +7,14 @@ import difflib
 import functools
 import hashlib
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 ZOO = Path(__file__).resolve().parent
 WAY_OUT = "restore it with: git checkout -- benchmarks/zoo"
+CLASSES = "classes"  # the prompt set of class names, from the class-conditional model's folder
 
 
 class ZooError(ValueError):
@@ -48,12 +50,24 @@ def _entry(name: str, zoo: Path) -> dict[str, Any]:
     return entries[name]
 
 
+def files_of(folder: Path) -> list[Path]:
+    """Every file under a folder, those in linked folders included: models share parts by relative links."""
+    return sorted(Path(top) / name for top, _, names in os.walk(folder, followlinks=True) for name in names)
+
+
 @functools.cache
 def verify(name: str, zoo: Path = ZOO) -> None:
     """Compares every file of the entry with the manifest, once a process; raises ZooError at the first that is
     missing or differs."""
     for file, known in _entry(name, zoo)["files"].items():
         path = zoo / file
+        # Where git makes no links, a linked folder is a small text file with the name of its target.
+        link = next((parent for parent in path.parents if parent.is_file()), None)
+        if link is not None:
+            raise ZooError(
+                f"{link} was checked out as a text file but is a link; "
+                "run: git config core.symlinks true && git checkout -- benchmarks/zoo"
+            )
         if not path.is_file():
             raise ZooError(f"{path} is missing; {WAY_OUT}")
         with path.open("rb") as opened:
@@ -63,7 +77,7 @@ def verify(name: str, zoo: Path = ZOO) -> None:
 
 
 def model_path(name: str, zoo: Path = ZOO) -> Path:
-    """Folder of a verified entry: ``emoji-sd``, ``emoji-clip`` or ``reference``."""
+    """Folder of a verified entry, such as ``emoji-sd`` or ``reference``."""
     verify(name, zoo)
     return zoo / name
 
@@ -74,14 +88,22 @@ def revision(name: str, zoo: Path = ZOO) -> str:
     return hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()[:12]
 
 
+def _rows(path: Path) -> list[dict[str, str]]:
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
 def prompts(set: str, zoo: Path = ZOO) -> list[Prompt]:
-    """Captions of ``train``, ``seen`` (also trained on) or ``held-out`` (never trained on), in file order."""
+    """Captions of ``train``, ``seen`` (also trained on) or ``held-out`` (never trained on), in file order; the class
+    names of ``classes``, as frequent as among the pictures, for a class-conditional model."""
+    if set == CLASSES:
+        folder = model_path("emoji-dit", zoo)
+        return [Prompt(i, row["class"], row["class"], "") for i, row in enumerate(_rows(folder / "classes.csv"))]
     verify("prompts", zoo)
-    with (zoo / "prompts.csv").open(encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))
+    rows = _rows(zoo / "prompts.csv")
     found = [row for row in rows if row["set"] == set]
     if not found:
-        known = sorted({row["set"] for row in rows})
+        known = sorted({CLASSES, *(row["set"] for row in rows)})
         near = difflib.get_close_matches(set, known, n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(known)}"
         raise ZooError(f"unknown prompt set {set!r}; {hint}")

@@ -1,0 +1,49 @@
+"""Cells of a record that depend on no prompt: MACs, the schedule's make-up, latency, training."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from statistics import median
+from typing import Any
+
+import numpy as np
+
+from baselines import Plan
+from benchmarks.training import Training
+
+LATENCY_METRICS = ("denoiser", "end_to_end")
+
+
+def macs_cells(plan: Plan, branches: int) -> dict[str, dict[str, Any]]:
+    """MACs of one image in both conventions, and what the schedule is made of. `branches`: guidance branches a call."""
+    execution = plan.costs.graph.execute(plan.schedule)
+    charged = plan.sampler.charged_steps / plan.sampler.calls  # the paper charges steps, not calls
+    cells = {
+        "macs_paper": float(plan.costs.paper.per_call(execution).sum()) * charged * plan.costs.paper_branches,
+        "macs_full": float(plan.costs.full.per_call(execution).sum()) * branches,
+        "pruned_ratio": plan.costs.pruned_ratio(plan.schedule),
+        "computed_calls": int(execution.computed_calls.sum()),
+        "step_skip_share": plan.costs.step_skip_share(plan.schedule),
+    }
+    return {name: {"value": value} for name, value in cells.items() if value is not None}
+
+
+def latency_cells(rounds: Mapping[str, Sequence[Mapping[str, float]]]) -> dict[str, dict[str, Any]]:
+    """Median seconds and speedups with their quartiles; a speedup pairs the two runs of one round."""
+    cells = {}
+    for name in LATENCY_METRICS:
+        seconds = [once[name] for once in rounds["run"]]
+        pairs = zip(rounds["dense"], seconds, strict=True)
+        cells[f"seconds_{name}"] = _spread(seconds)
+        cells[f"speedup_{name}"] = _spread([dense[name] / own for dense, own in pairs])
+    return cells
+
+
+def training_cells(training: Training) -> dict[str, dict[str, Any]]:
+    """What a pruner's training cost: seconds, and bytes of resident memory."""
+    return {"training_seconds": {"value": training.seconds}, "training_peak_memory": {"value": training.peak_memory}}
+
+
+def _spread(values: Sequence[float]) -> dict[str, Any]:
+    low, high = np.quantile(values, [0.25, 0.75])
+    return {"value": median(values), "n": len(values), "low": float(low), "high": float(high)}

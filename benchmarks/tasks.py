@@ -1,0 +1,74 @@
+"""What a suite's worker processes do: train pruners, and make and score pictures."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from time import perf_counter
+
+from baselines import Plan
+from benchmarks import models, quality, training
+from benchmarks.clip_score import ClipJudge
+from benchmarks.generate import generate, image_paths
+from benchmarks.record import write_text
+from benchmarks.spec import RunSpec
+from benchmarks.zoo import zoo
+from dipgo import DipgoError
+
+JUDGE = "emoji-clip"
+REFERENCE = "reference"
+CENTROIDS = "centroids.safetensors"  # in the folder of a model that draws classes
+
+
+@dataclass(frozen=True)
+class Task:
+    """One prompt set of a run: `folder` takes its pictures and scores, `dense` holds those to compare with."""
+
+    spec: RunSpec
+    plan: Plan
+    prompts: str
+    folder: Path
+    dense: Path
+    batch: int
+
+
+@cache
+def judge() -> ClipJudge:
+    return ClipJudge(zoo.model_path(JUDGE))
+
+
+def captions_of(spec: RunSpec, prompts: str) -> list[str]:
+    """The captions that a run draws of a prompt set."""
+    return [prompt.caption for prompt in zoo.prompts(prompts)[: spec.limit]]
+
+
+def score(task: Task) -> None:
+    """Make a task's pictures and score them; the scores are written last, as `<prompt set>.json`."""
+    start, spec = perf_counter(), task.spec
+    captions = captions_of(spec, task.prompts)
+    paths = generate(
+        models.load(spec.model),
+        task.plan,
+        captions,
+        task.folder / task.prompts,
+        seed=spec.seed,
+        guidance=spec.guidance,
+        batch=task.batch,
+        title=f"{spec.id}, {task.prompts}",
+    )
+    dense = image_paths(task.dense / task.prompts, len(captions))
+    reference = zoo.model_path(REFERENCE) / "real.safetensors"
+    centroids = zoo.model_path(spec.model) / CENTROIDS
+    cells, samples = quality.score(paths, captions, dense, spec.metrics, judge(), reference, centroids)
+    data = {"metrics": cells, "samples": samples, "seconds": perf_counter() - start}
+    write_text(task.folder / f"{task.prompts}.json", json.dumps(data) + "\n")
+
+
+def train(spec: RunSpec, folder: Path) -> None:
+    """Train a run's pruner by its `params["train"]`; whatever is wrong with that costs its own rows only."""
+    try:
+        training.train_once(spec, spec.params["train"], folder)
+    except (ValueError, ArithmeticError, RuntimeError) as error:
+        raise DipgoError(f"the pruner's training failed: {error}") from error
