@@ -24,12 +24,12 @@ def image_paths(folder: Path, count: int) -> list[Path]:
 
 @torch.no_grad()
 def sample(model: Model, plan: Plan, captions: Sequence[str], seeds: Sequence[int], guidance: float) -> torch.Tensor:
-    """Images [n, 3, h, w], float in [0, 1], for captions and their pictures' seeds under a plan."""
+    """Images [n, 3, h, w], white at 1 and black at 0, not clamped, for captions and their pictures' seeds."""
     noise = initial_noise(seeds, model.latent_shape).to(model.device)
     conditioning, scale = model.condition(captions, guidance), model.branch_guidance(guidance)
     with gated(model.denoiser, plan.costs.graph, plan.schedule):
         latents = rollout(model.denoiser, plan.sampler, noise, conditioning, scale, seeds)
-    return model.decode(latents).clamp(0, 1)
+    return model.decode(latents)
 
 
 def generate(
@@ -63,7 +63,7 @@ def generate(
 
 def _write_png(path: Path, image: torch.Tensor) -> None:
     data = io.BytesIO()
-    Image.fromarray((image * 255).round().to(torch.uint8).permute(1, 2, 0).cpu().numpy()).save(data, "PNG")
+    Image.fromarray((image.clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).cpu().numpy()).save(data, "PNG")
     temporary = path.with_suffix(".part")
     try:
         temporary.write_bytes(data.getvalue())
