@@ -147,7 +147,7 @@ def main() -> None:
     rows += [(way.title, sample(way, captions)) for way in CAPTIONED]
     classes = [("real, one of the class", np.stack([of_class(data, name) for name in CLASSES]))]
     classes += [(DIT.title, sample(DIT, CLASSES))]
-    write(sheet([Band(captions, rows), Band(CLASSES, classes)], cell=60), "families")
+    write(sheet([Band(captions, rows), Band(CLASSES, classes)], cell=54), "families")
 
 
 if __name__ == "__main__":
