@@ -3,12 +3,13 @@
 from dipgo.costs import CostModel, PaperMacs, count_costs
 from dipgo.errors import DipgoError, PartialTrajectory, UnreachableRatio
 from dipgo.families import FAMILIES, Family, branch_guidance, denoiser_of, family_of
-from dipgo.gating import Outcome, Trace, gated
+from dipgo.gating import gated
 from dipgo.graph import BlockGraph, Execution, Site, trace_graph
 from dipgo.pruner import Pruner, straight_through
 from dipgo.sampling import Sampler, initial_noise, picture_seeds, rollout
 from dipgo.schedule import Schedule
 from dipgo.select import select_schedule
+from dipgo.trace import Outcome, Trace
 from dipgo.train import Batch, TrainConfig, TrainStep, train_pruner
 
 __all__ = [

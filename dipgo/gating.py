@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from enum import IntEnum
 from typing import Any
 
 import numpy as np
@@ -21,30 +20,10 @@ from torch.utils.checkpoint import checkpoint as checkpointed
 from dipgo.errors import DipgoError, PartialTrajectory
 from dipgo.graph import BlockGraph, Site, hidden_states, resolve
 from dipgo.schedule import Schedule
+from dipgo.trace import Outcome, Trace
 
 CALL_HOOK, SITE_HOOK = "dipgo call", "dipgo site"
 OUTPUT = object()  # the key of the denoiser's own output among the remembered values
-
-
-class Outcome(IntEnum):
-    """What happened at a site in a call."""
-
-    COMPUTED = 0
-    REUSED = 1
-    DEAD = 2
-
-
-class Trace:
-    """What really ran in the last full trajectory.
-
-    `outcomes` is int8 [calls, sites] of `Outcome`; `ran` is bool [calls], true where the denoiser's forward
-    was entered at all.
-    """
-
-    def __init__(self, sites: tuple[str, ...], calls: int) -> None:
-        self.sites = sites
-        self.outcomes = np.full((calls, len(sites)), Outcome.DEAD, dtype=np.int8)
-        self.ran = np.zeros(calls, dtype=bool)
 
 
 class _Run:
