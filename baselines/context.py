@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from dipgo import BlockGraph, CostModel, Sampler, Schedule, Site, count_costs, family_of, trace_graph
+from dipgo import BlockGraph, CostModel, Sampler, Schedule, Site, family_of
 from dipgo.errors import DipgoError
 from dipgo.families import Unit
 
@@ -71,11 +71,8 @@ class PlanContext:
         return Plan(self.sampler, schedule, context.costs)
 
     def at_sites(self, sites: Sequence[str]) -> PlanContext:
-        """The same context over other sites, traced and counted anew."""
-        family = family_of(self.denoiser)
-        probe = family.probe(self.denoiser)
-        graph = trace_graph(self.denoiser, sites, probe)
-        return replace(self, costs=count_costs(self.denoiser, graph, probe, family.macs))
+        """The same context over other sites."""
+        return replace(self, costs=family_of(self.denoiser).costs(self.denoiser, sites))
 
     def at_unit(self, unit: Unit) -> PlanContext:
         """The same context over the family's own sites of a unit."""

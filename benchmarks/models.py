@@ -17,7 +17,7 @@ from diffusers import DiffusionPipeline
 
 from benchmarks.spec import BenchmarkError, unknown
 from benchmarks.zoo import zoo
-from dipgo import CostModel, Family, branch_guidance, count_costs, denoiser_of, family_of, trace_graph
+from dipgo import CostModel, Family, branch_guidance, denoiser_of, family_of
 
 INDEX = "model_index.json"
 
@@ -42,12 +42,9 @@ class Model:
         """Graph and MACs of the family's own blocks (sites of unit "output")."""
         return self.costs_of("output")
 
-    @cache  # noqa: B019  (models are few and live as long as the process)
     def costs_of(self, unit: str) -> CostModel:
-        """Graph and MACs of the family's sites of a unit, by one traced and one counted forward."""
-        probe = self.family.probe(self.denoiser)
-        graph = trace_graph(self.denoiser, self.family.sites(self.denoiser, unit), probe)
-        return count_costs(self.denoiser, graph, probe, self.family.macs)
+        """Graph and MACs of the family's sites of a unit."""
+        return self.family.costs(self.denoiser, self.family.sites(self.denoiser, unit))
 
     @property
     def scheduler_config(self) -> dict[str, Any]:

@@ -5,17 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import nn
 
-from dipgo.costs import PaperMacs
+from dipgo.costs import CostModel, PaperMacs, count_costs
 from dipgo.errors import unknown
-from dipgo.graph import Site
+from dipgo.graph import Site, trace_graph
 
 Unit = Literal["output", "delta"]
 UNITS = ("output", "delta")
 Conditioning = Mapping[str, Any]
+
+_COUNTED: WeakKeyDictionary[nn.Module, dict[tuple[str, ...], CostModel]] = WeakKeyDictionary()
 
 
 def _any_config(config: Any) -> bool:
@@ -53,6 +56,15 @@ class Family:
         if unit == "output":
             return self.blocks(denoiser)
         return tuple(str(Site(module, delta=True)) for module in self.residuals(denoiser))
+
+    def costs(self, denoiser: nn.Module, sites: Sequence[str]) -> CostModel:
+        """Graph and MACs over some sites, by one traced and one counted forward, once for a denoiser and its sites."""
+        counted = _COUNTED.setdefault(denoiser, {})
+        if tuple(sites) not in counted:
+            probe = self.probe(denoiser)
+            graph = trace_graph(denoiser, sites, probe)
+            counted[tuple(sites)] = count_costs(denoiser, graph, probe, self.macs)
+        return counted[tuple(sites)]
 
 
 def rows(positive: torch.Tensor, negative: torch.Tensor | None, guided: bool) -> torch.Tensor:
