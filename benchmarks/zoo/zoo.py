@@ -41,12 +41,16 @@ def manifest(zoo: Path = ZOO) -> dict[str, dict[str, Any]]:
         raise ZooError(f"{path} cannot be read ({type(error).__name__}); {WAY_OUT}") from error
 
 
+def _unknown(kind: str, name: str, known: list[str]) -> ZooError:
+    near = difflib.get_close_matches(name, known, n=1)
+    hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(known)}"
+    return ZooError(f"unknown {kind} {name!r}; {hint}")
+
+
 def _entry(name: str, zoo: Path) -> dict[str, Any]:
     entries = manifest(zoo)
     if name not in entries:
-        near = difflib.get_close_matches(name, entries, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(sorted(entries))}"
-        raise ZooError(f"unknown zoo entry {name!r}; {hint}")
+        raise _unknown("zoo entry", name, sorted(entries))
     return entries[name]
 
 
@@ -104,7 +108,5 @@ def prompts(set: str, zoo: Path = ZOO) -> list[Prompt]:
     found = [row for row in rows if row["set"] == set]
     if not found:
         known = sorted({CLASSES, *(row["set"] for row in rows)})
-        near = difflib.get_close_matches(set, known, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(known)}"
-        raise ZooError(f"unknown prompt set {set!r}; {hint}")
+        raise _unknown("prompt set", set, known)
     return [Prompt(i, row["caption"], row["name"], row["style"]) for i, row in enumerate(found)]

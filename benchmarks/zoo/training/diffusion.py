@@ -12,12 +12,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, DDPMScheduler, DiffusionPipeline
+from diffusers import AutoencoderKL, DDPMScheduler, DiffusionPipeline, StableDiffusionPipeline
 from torch import Tensor, nn
 from tqdm import tqdm
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from benchmarks.zoo.training.common import ZOO, Average, Clock, rank, save_atomically, synchronise, write_card
+from benchmarks.zoo.training.common import (
+    ZOO,
+    Average,
+    Clock,
+    arguments,
+    rank,
+    save_atomically,
+    synchronise,
+    write_card,
+)
 from benchmarks.zoo.training.pictures import load
 
 log = logging.getLogger(__name__)
@@ -163,6 +172,27 @@ def fit(
             state |= {"optimiser": optimiser.state_dict(), "updates": updates, "seconds": clock.seconds}
             save_atomically(state, checkpoint)
         bar.update(round(clock.seconds) - bar.n)
+
+
+def stable_diffusion(**parts: Any) -> StableDiffusionPipeline:
+    """The pipeline of some parts, without the safety checker that emoji do not need."""
+    unsafe = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
+    return StableDiffusionPipeline(**parts, **unsafe)
+
+
+def command(
+    doc: str | None,
+    name: str,
+    minutes: float,
+    train: Callable[[Path, float], None],
+    export: Callable[[Path, Path], None],
+) -> None:
+    """The command line of a model's script: it trains, or with ``--export`` publishes what was trained."""
+    args = arguments(doc, minutes, flags=("export",))
+    if args.export:
+        export(args.work, ZOO / name)
+    else:
+        train(args.work, args.minutes)
 
 
 def trained(work: Path, name: str, model: nn.Module) -> dict[str, Any]:

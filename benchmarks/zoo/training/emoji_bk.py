@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from diffusers import PNDMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import PNDMScheduler, UNet2DConditionModel
 from torch import Tensor, nn
 
 from baselines.bk_sdm import build
@@ -27,6 +27,7 @@ from benchmarks.zoo.training.diffusion import (
     fit,
     publish,
     shared_parts,
+    stable_diffusion,
     trained,
 )
 
@@ -91,12 +92,9 @@ def export(work: Path, target: Path, variant: str) -> None:
     teacher = UNet2DConditionModel.from_pretrained(TEACHER / "unet")
     student = removed(teacher, variant)
     card = trained(work, target.name, student) | {"batch": BATCH}
-    pipeline = StableDiffusionPipeline(
+    pipeline = stable_diffusion(
         unet=student,
         scheduler=PNDMScheduler.from_pretrained(TEACHER / "scheduler"),
-        safety_checker=None,
-        feature_extractor=None,
-        requires_safety_checker=False,
         **shared_parts(),
     )
     publish(work, pipeline, card, target, ("vae", "text_encoder", "tokenizer"))

@@ -17,13 +17,14 @@ from diffusers.models.embeddings import LabelEmbedding
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from benchmarks.zoo.training.common import ZOO, arguments, to_tensor
+from benchmarks.zoo.training.common import ZOO, to_tensor
 from benchmarks.zoo.training.diffusion import (
     DROPOUT,
     NOISE,
     Objective,
     batches,
     captioned,
+    command,
     fit,
     publish,
     shared_parts,
@@ -150,13 +151,5 @@ def export(work: Path, target: Path) -> None:
     save_file({name: mean.clone() for name, mean in zip(names, means, strict=True)}, target / "centroids.safetensors")
 
 
-def main() -> None:
-    args = arguments(__doc__, minutes=40, flags=("export",))
-    if args.export:
-        export(args.work, ZOO / NAME)
-    else:
-        train(args.work, args.minutes)
-
-
 if __name__ == "__main__":
-    main()
+    command(__doc__, NAME, 40, train, export)

@@ -11,13 +11,13 @@ import torch
 from diffusers import DPMSolverMultistepScheduler, PixArtAlphaPipeline, PixArtTransformer2DModel
 from torch import Tensor, nn
 
-from benchmarks.zoo.training.common import ZOO, arguments
 from benchmarks.zoo.training.diffusion import (
     DROPOUT,
     NOISE,
     Objective,
     batches,
     captioned,
+    command,
     fit,
     publish,
     shared_parts,
@@ -89,13 +89,5 @@ def export(work: Path, target: Path) -> None:
     publish(work, pipeline, card, target, ("vae", "text_encoder", "tokenizer"))
 
 
-def main() -> None:
-    args = arguments(__doc__, minutes=53, flags=("export",))
-    if args.export:
-        export(args.work, ZOO / NAME)
-    else:
-        train(args.work, args.minutes)
-
-
 if __name__ == "__main__":
-    main()
+    command(__doc__, NAME, 53, train, export)

@@ -9,12 +9,22 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKL, PNDMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import AutoencoderKL, PNDMScheduler, UNet2DConditionModel
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from benchmarks.zoo.training.common import ZOO, arguments
-from benchmarks.zoo.training.diffusion import DROPOUT, NOISE, SEED, Objective, captioned, fit, publish, trained
+from benchmarks.zoo.training.diffusion import (
+    DROPOUT,
+    NOISE,
+    SEED,
+    Objective,
+    captioned,
+    command,
+    fit,
+    publish,
+    stable_diffusion,
+    trained,
+)
 from benchmarks.zoo.training.pictures import load
 from benchmarks.zoo.training.tokens import CONTEXT, train_tokenizer
 
@@ -82,26 +92,15 @@ def export(work: Path, target: Path) -> None:
         "parameters_unet": sum(p.numel() for p in unet.parameters()),
         "parameters_text_encoder": sum(p.numel() for p in text.parameters()),
     }
-    pipeline = StableDiffusionPipeline(
+    pipeline = stable_diffusion(
         vae=AutoencoderKL.from_pretrained(work / "vae"),
         text_encoder=text,
         tokenizer=tokenizer,
         unet=unet,
         scheduler=PNDMScheduler(**NOISE, skip_prk_steps=True, set_alpha_to_one=False, steps_offset=1),
-        safety_checker=None,
-        feature_extractor=None,
-        requires_safety_checker=False,
     )
     publish(work, pipeline, card, target)
 
 
-def main() -> None:
-    args = arguments(__doc__, minutes=75, flags=("export",))
-    if args.export:
-        export(args.work, ZOO / NAME)
-    else:
-        train(args.work, args.minutes)
-
-
 if __name__ == "__main__":
-    main()
+    command(__doc__, NAME, 75, train, export)

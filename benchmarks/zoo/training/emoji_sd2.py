@@ -10,10 +10,9 @@ import logging
 from pathlib import Path
 
 import torch
-from diffusers import DPMSolverMultistepScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import DPMSolverMultistepScheduler, UNet2DConditionModel
 from torch import Tensor
 
-from benchmarks.zoo.training.common import ZOO, arguments
 from benchmarks.zoo.training.diffusion import (
     DROPOUT,
     NOISE,
@@ -22,10 +21,12 @@ from benchmarks.zoo.training.diffusion import (
     Objective,
     batches,
     captioned,
+    command,
     encode,
     fit,
     publish,
     shared_parts,
+    stable_diffusion,
     trained,
     warm_start,
 )
@@ -75,26 +76,15 @@ def train(work: Path, minutes: float) -> None:
 def export(work: Path, target: Path) -> None:
     unet, share = build()
     card = trained(work, NAME, unet) | {"batch": BATCH, "share_of_weights_from_emoji_sd": round(share, 3)}
-    pipeline = StableDiffusionPipeline(
+    pipeline = stable_diffusion(
         unet=unet,
         scheduler=DPMSolverMultistepScheduler(
             **NOISE, prediction_type="v_prediction", solver_order=2, timestep_spacing="trailing"
         ),
-        safety_checker=None,
-        feature_extractor=None,
-        requires_safety_checker=False,
         **shared_parts(),
     )
     publish(work, pipeline, card, target, ("vae", "text_encoder", "tokenizer"))
 
 
-def main() -> None:
-    args = arguments(__doc__, minutes=15, flags=("export",))
-    if args.export:
-        export(args.work, ZOO / NAME)
-    else:
-        train(args.work, args.minutes)
-
-
 if __name__ == "__main__":
-    main()
+    command(__doc__, NAME, 15, train, export)
