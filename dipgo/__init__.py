@@ -5,6 +5,7 @@ from dipgo.errors import DipgoError, PartialTrajectory, UnreachableRatio
 from dipgo.families import FAMILIES, Family, branch_guidance, denoiser_of, family_of
 from dipgo.gating import gated
 from dipgo.graph import BlockGraph, Execution, Site, trace_graph
+from dipgo.lockstep import gated_together
 from dipgo.pruner import Pruner, straight_through
 from dipgo.sampling import Sampler, initial_noise, picture_seeds, rollout
 from dipgo.schedule import Schedule
@@ -36,6 +37,7 @@ __all__ = [
     "denoiser_of",
     "family_of",
     "gated",
+    "gated_together",
     "initial_noise",
     "picture_seeds",
     "rollout",

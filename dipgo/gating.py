@@ -12,17 +12,17 @@ from typing import Any
 
 import numpy as np
 import torch
-from diffusers.hooks import HookRegistry, ModelHook
+from diffusers.hooks import ModelHook
 from torch import nn
 from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 from torch.utils.checkpoint import checkpoint as checkpointed
 
 from dipgo.errors import DipgoError, PartialTrajectory
-from dipgo.graph import BlockGraph, Site, hidden_states, resolve
+from dipgo.graph import BlockGraph, Site, hidden_states
+from dipgo.hooks import hooked
 from dipgo.schedule import Schedule
 from dipgo.trace import Outcome, Trace
 
-CALL_HOOK, SITE_HOOK = "dipgo call", "dipgo site"
 OUTPUT = object()  # the key of the denoiser's own output among the remembered values
 
 
@@ -151,17 +151,17 @@ class _SiteHook(ModelHook):
             reused = run.execution.reused[call, self.index]
             run.trace.outcomes[call, self.index] = Outcome.REUSED if reused else Outcome.DEAD
             last = run.memory[self.name]  # of a dead block: a stand-in of the right shape that nobody reads
-            return _add(last, _residual(module, args, kwargs)) if self.delta else last
+            return add(last, residual(module, args, kwargs)) if self.delta else last
         shortcut = getattr(module, "conv_shortcut", None) if self.delta else None
         # At a gate of exactly 1 no gradient reaches the new value: its backward pass is spared, but for a shortcut's.
         wasted = run.row is not None and shortcut is None and run.fully_reused[call, self.index]
         with torch.set_grad_enabled(torch.is_grad_enabled() and not wasted):
             new, stream = self._compute(shortcut, args, kwargs)
-        value = _add(new, -stream) if self.delta else new
+        value = add(new, -stream) if self.delta else new
         run.trace.outcomes[call, self.index] = Outcome.COMPUTED
         if run.row is not None and call > 0:
             value = reuse_softly(run.row[self.index], run.memory[self.name], value)
-            new = _add(value, stream) if self.delta else value
+            new = add(value, stream) if self.delta else value
         run.memory[self.name] = value
         return new
 
@@ -176,7 +176,7 @@ class _SiteHook(ModelHook):
                 handle.remove()
 
 
-def _residual(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> torch.Tensor:
+def residual(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> torch.Tensor:
     """What a block adds its branch to: its input, through a convolution where the width changes."""
     shortcut = getattr(module, "conv_shortcut", None)
     stream = hidden_states(args, kwargs)
@@ -188,7 +188,7 @@ def reuse_softly(gate: torch.Tensor, last: Any, new: Any) -> Any:
     return tree_map(lambda old, fresh: gate * old + (1 - gate) * fresh, last, new)
 
 
-def _add(value: Any, stream: torch.Tensor) -> Any:
+def add(value: Any, stream: torch.Tensor) -> Any:
     return tree_map(lambda tensor: tensor + stream, value)
 
 
@@ -218,29 +218,14 @@ def gated(
     if isinstance(gates, torch.Tensor) and bool(gates[0].detach().any()):
         raise DipgoError("gates reuse in call 0, where nothing has been computed yet; clear their first row")
     run = _Run(graph, gates, calls_per_step)
-    modules = [resolve(denoiser, Site.parse(site).module) for site in graph.sites]
-    hooks = [(module, SITE_HOOK, _SiteHook(run, index)) for index, module in enumerate(modules)]
-    hooks.append((denoiser, CALL_HOOK, _CallHook(run, checkpoint)))  # last: outermost where the call is a site
-    if CALL_HOOK in HookRegistry.check_if_exists_or_initialize(denoiser).hooks:
-        raise DipgoError("this denoiser is gated already; leave the first context before entering another")
-    for module, name, hook in hooks:
-        HookRegistry.check_if_exists_or_initialize(module).register_hook(hook, name)
+    sites = [_SiteHook(run, index) for index in range(len(graph.sites))]
     try:
-        yield run.trace
+        with hooked(denoiser, graph, sites, _CallHook(run, checkpoint)):
+            yield run.trace
     finally:
         run.left = True
-        for module, name, _ in reversed(hooks):
-            _unhook(module, name)
     if run.entered:
         raise PartialTrajectory(
             f"the denoiser was called {run.entered} times of {run.calls * run.branches} in its last run; "
             "is the schedule for another scheduler or step count?"
         )
-
-
-def _unhook(module: nn.Module, name: str) -> None:
-    """Remove our hook and, where it was the only one, all that diffusers put on the module for it."""
-    registry = module._diffusers_hook
-    registry.remove_hook(name, recurse=False)
-    if not registry.hooks:
-        del module._diffusers_hook, module.forward  # the class's own forward shows again

@@ -1,0 +1,173 @@
+"""Many schedules side by side in one batch, for searches: what two of them have in common so far runs once.
+
+`gated` runs one schedule for a whole batch. Here every row of the batch follows its own schedule; at each site the
+rows that compute it are gathered into one forward, and of several schedules that have computed the same sites in
+every call so far only the first, their leader, runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers.hooks import ModelHook
+from torch import nn
+from torch.utils._pytree import tree_leaves, tree_map
+
+from dipgo.errors import DipgoError, PartialTrajectory
+from dipgo.gating import OUTPUT, add, residual
+from dipgo.graph import BlockGraph, Site
+from dipgo.hooks import hooked
+from dipgo.schedule import Schedule
+
+
+def leaders(computed: np.ndarray) -> np.ndarray:
+    """For bool [schedules, calls, sites] the first schedule that computed the same in all calls so far, int
+    [schedules, calls]. Up to there the two runs are one, since what is not computed is held."""
+    found = np.zeros(computed.shape[:2], dtype=int)
+    for call in range(computed.shape[1]):
+        first: dict[tuple[int, bytes], int] = {}
+        for schedule, row in enumerate(computed[:, call]):
+            before = int(found[schedule, call - 1]) if call else 0
+            found[schedule, call] = first.setdefault((before, row.tobytes()), schedule)
+    return found
+
+
+def pick(values: Any, chosen: Sequence[int], count: int, rows: int) -> Any:
+    """Of every tensor in `values` whose first dimension is `rows`, the rows of the `chosen` among `count` schedules."""
+
+    def of(value: Any) -> Any:
+        batched = isinstance(value, torch.Tensor) and value.ndim > 0 and len(value) == rows
+        return value.unflatten(0, (-1, count))[:, chosen].flatten(0, 1) if batched else value
+
+    return tree_map(of, values)
+
+
+class _Run:
+    """Position in the trajectory, the last values of all rows, and which schedules are running."""
+
+    def __init__(self, graph: BlockGraph, schedules: Sequence[Schedule]) -> None:
+        executions = [graph.execute(schedule) for schedule in schedules]
+        self.computed = np.stack([execution.computed for execution in executions])
+        self.entered = np.stack([execution.entered for execution in executions])
+        self.leaders = leaders(self.computed)
+        self.calls, self.count = self.computed.shape[1], len(schedules)
+        self.call = 0
+        self.running: list[int] = []
+        self.memory: dict[Any, Any] = {}
+
+    def leading(self) -> list[int]:
+        """The schedules that enter this call for themselves and for those that they lead."""
+        lead = self.leaders[:, self.call] == np.arange(self.count)
+        return np.flatnonzero(lead & self.entered[:, self.call]).tolist()
+
+    def keep(self, key: Any, new: Any, of: Sequence[int]) -> None:
+        """Remember the new values of the schedules `of`, also for those that they lead."""
+        place = {schedule: index for index, schedule in enumerate(of)}
+        led = [s for s in range(self.count) if int(self.leaders[s, self.call]) in place]
+        source = [place[int(self.leaders[s, self.call])] for s in led]
+
+        def update(last: torch.Tensor, fresh: torch.Tensor) -> torch.Tensor:
+            last.unflatten(0, (-1, self.count))[:, led] = fresh.unflatten(0, (-1, len(of)))[:, source]
+            return last
+
+        if key in self.memory:
+            tree_map(update, self.memory[key], new)
+        else:  # call 0, which all schedules compute in full
+            self.memory[key] = tree_map(lambda v: v.unflatten(0, (-1, len(of)))[:, source].flatten(0, 1), new)
+
+    def last(self, key: Any, of: Sequence[int]) -> Any:
+        """A copy of the remembered values of the schedules `of`."""
+        value = self.memory[key]
+        return pick(value, of, self.count, len(tree_leaves(value)[0]))
+
+    def advance(self) -> None:
+        self.call += 1
+        if self.call == self.calls:
+            self.call, self.memory = 0, {}
+
+
+class _CallHook(ModelHook):
+    """On the denoiser: only leaders that compute something enter."""
+
+    def __init__(self, run: _Run) -> None:
+        super().__init__()
+        self.run = run
+
+    def new_forward(self, module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        run, sample = self.run, args[0] if args else kwargs.get("sample", kwargs.get("hidden_states"))
+        if len(sample) % run.count:
+            raise DipgoError(f"a batch of {len(sample)} rows does not hold each picture {run.count} times")
+        run.running = run.leading()
+        if run.running:
+            args, kwargs = pick((args, kwargs), run.running, run.count, len(sample))
+            run.keep(OUTPUT, self.fn_ref.original_forward(*args, **kwargs), run.running)
+        output = run.last(OUTPUT, range(run.count))
+        run.advance()
+        return output
+
+
+class _SiteHook(ModelHook):
+    """On a gated module: rows that compute it run, the others take their last value."""
+
+    def __init__(self, run: _Run, index: int, site: Site) -> None:
+        super().__init__()
+        self.run, self.index, self.site = run, index, site
+
+    def new_forward(self, module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        run = self.run
+        # Where the call itself is the site, its hook is inside of the call's: the rows are those of the call.
+        now = run.computed[run.running, run.call, self.index]
+        rows = len(next(leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)))
+        parts = {}
+        for computes in (True, False):
+            places = np.flatnonzero(now == computes).tolist()
+            if places:
+                inputs = pick((args, kwargs), places, len(now), rows) if len(places) < len(now) else (args, kwargs)
+                schedules = [run.running[place] for place in places]
+                parts[computes] = places, (self._compute if computes else self._reuse)(module, schedules, *inputs)
+        if len(parts) == 1:
+            return next(iter(parts.values()))[1]
+        order = np.argsort(parts[True][0] + parts[False][0]).tolist()
+
+        def merge(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+            pieces = [v.unflatten(0, (-1, len(p))) for v, p in ((one, parts[True][0]), (other, parts[False][0]))]
+            return torch.cat(pieces, dim=1)[:, order].flatten(0, 1)
+
+        return tree_map(merge, parts[True][1], parts[False][1])
+
+    def _compute(self, module: nn.Module, schedules: list[int], args: tuple, kwargs: dict[str, Any]) -> Any:
+        new = self.fn_ref.original_forward(*args, **kwargs)
+        value = add(new, -residual(module, args, kwargs)) if self.site.delta else new
+        self.run.keep(self.site, value, schedules)
+        return new
+
+    def _reuse(self, module: nn.Module, schedules: list[int], args: tuple, kwargs: dict[str, Any]) -> Any:
+        last = self.run.last(self.site, schedules)
+        return add(last, residual(module, args, kwargs)) if self.site.delta else last
+
+
+@contextmanager
+def gated_together(denoiser: nn.Module, graph: BlockGraph, schedules: Sequence[Schedule]) -> Iterator[None]:
+    """Apply each of S schedules to its own rows of a batch, for full sampler runs inside the context.
+
+    Row r of every batched input follows schedule r % S, and the S rows of one picture start from equal inputs:
+    pass `noise.repeat_interleave(S, 0)` and the conditioning likewise. Gives what S runs inside `gated` give, up to
+    rounding, without their trace. Without gradients only.
+
+    Raises `DipgoError` for no schedules, schedules of other lengths or a denoiser that is gated already, and
+    `PartialTrajectory` on leaving in the middle of a run.
+    """
+    if not schedules or len({schedule.calls for schedule in schedules}) != 1:
+        raise DipgoError("running together takes at least one schedule, and all of one number of calls")
+    if torch.is_grad_enabled():
+        raise DipgoError("schedules run together without gradients only; enter torch.no_grad() first")
+    run = _Run(graph, schedules)
+    sites = [_SiteHook(run, index, Site.parse(site)) for index, site in enumerate(graph.sites)]
+    with hooked(denoiser, graph, sites, _CallHook(run)):
+        yield
+    if run.call:
+        raise PartialTrajectory(f"the denoiser was called {run.call} times of {run.calls} in its last run")
