@@ -7,7 +7,7 @@ from torch import nn
 
 from dipgo.errors import unknown
 
-ENCODERS = ("linear", "attention")
+ENCODERS = ("linear", "attention", "none")
 HEAD_WIDTH = 64  # of the one hidden layer in each head; the paper gives none
 HEADS = 8
 
@@ -15,9 +15,10 @@ HEADS = 8
 class Pruner(nn.Module):
     """Importance scores for every block in every call but the first, which is always computed.
 
-    `width` is the queries' D. `encoder` is one layer: "linear" (two stacked linear layers) or "attention"
-    (self-attention and linear layers). `keep` is the score in (0.5, 1) at which every block starts: the last
-    layers' weights are zero and their bias favours keeping, so that training starts from the dense run.
+    `width` is the queries' D. `encoder` is one layer: "linear" (two stacked linear layers), "attention"
+    (self-attention and linear layers) or "none" (left out, for an ablation). `keep` is the score in (0.5, 1) at
+    which every block starts: the last layers' weights are zero and their bias favours keeping, so that training
+    starts from the dense run.
     """
 
     def __init__(self, calls: int, sites: int, *, width: int = 512, encoder: str = "linear", keep: float = 0.6):
@@ -29,8 +30,10 @@ class Pruner(nn.Module):
         self.queries = nn.Parameter(torch.randn(count, width))
         if encoder == "linear":
             self.encoder: nn.Module = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, width))
-        else:
+        elif encoder == "attention":
             self.encoder = nn.TransformerEncoderLayer(width, HEADS, 2 * width, dropout=0.0, batch_first=True)
+        else:
+            self.encoder = nn.Identity()
         bound = width**-0.5
         self.hidden = nn.Parameter(torch.empty(count, width, HEAD_WIDTH).uniform_(-bound, bound))
         self.hidden_bias = nn.Parameter(torch.zeros(count, HEAD_WIDTH))
