@@ -4,8 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from baselines import bk_sdm, deepcache, dense, dipgo, kept_timesteps, step_skip
-from baselines.context import Plan, PlanContext
+from baselines import (
+    bk_sdm,
+    deepcache,
+    dense,
+    dipgo,
+    genetic_search,
+    kept_timesteps,
+    random_search,
+    step_skip,
+)
+from baselines.context import Fitness, Plan, PlanContext
 from dipgo.errors import unknown
 
 METHODS: dict[str, Callable[[PlanContext], Plan]] = {
@@ -14,6 +23,8 @@ METHODS: dict[str, Callable[[PlanContext], Plan]] = {
     "step_skip": step_skip.plan,
     "deepcache": deepcache.plan,
     "dipgo": dipgo.plan,
+    "random_search": random_search.plan,
+    "genetic_search": genetic_search.plan,
     "kept_timesteps": kept_timesteps.plan,
 }
 
@@ -25,4 +36,4 @@ def method(name: str) -> Callable[[PlanContext], Plan]:
     return METHODS[name]
 
 
-__all__ = ["METHODS", "Plan", "PlanContext", "method"]
+__all__ = ["METHODS", "Fitness", "Plan", "PlanContext", "method"]

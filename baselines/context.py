@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from torch import nn
@@ -33,13 +33,24 @@ class Plan:
             )
 
 
+class Fitness(Protocol):
+    """The consistency loss of schedules on a set of calibration pictures, one value a schedule; lower is better.
+
+    A schedule is evaluated once, whoever asks how often. `evaluations` counts the schedules asked for so far.
+    """
+
+    evaluations: int
+
+    def __call__(self, schedules: Sequence[Schedule]) -> list[float]: ...
+
+
 @dataclass(frozen=True)
 class PlanContext:
     """A denoiser with its block graph and costs, the run's own sampler, and the method's parameters.
 
     `train` gives the scores [calls, sites] of a pruner trained with the given settings for the sites of
     `settings["unit"]`; equal settings are trained once. `plan_of` gives the plan of another run of the suite,
-    for methods that start from one.
+    for methods that start from one. `fitness` is what searches minimise, by the run's `params["fitness"]`.
     """
 
     denoiser: nn.Module
@@ -48,6 +59,7 @@ class PlanContext:
     params: Mapping[str, Any]
     train: Callable[[Mapping[str, Any]], np.ndarray]
     plan_of: Callable[[str], Plan]
+    fitness: Fitness
 
     @property
     def graph(self) -> BlockGraph:

@@ -1,4 +1,4 @@
-"""Cells of a record that depend on no prompt: MACs, the schedule's make-up, latency, training."""
+"""Cells of a record that depend on no prompt: MACs, the schedule's make-up, latency, training, search."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from baselines import Plan
+from benchmarks.fitness import Journal
 from benchmarks.training import Training
 
 LATENCY_METRICS = ("denoiser", "end_to_end")
@@ -42,6 +43,23 @@ def latency_cells(rounds: Mapping[str, Sequence[Mapping[str, float]]]) -> dict[s
 def training_cells(training: Training) -> dict[str, dict[str, Any]]:
     """What a pruner's training cost: seconds, and bytes of resident memory."""
     return {"training_seconds": {"value": training.seconds}, "training_peak_memory": {"value": training.peak_memory}}
+
+
+def search_cells(journal: Journal, loss: float) -> dict[str, dict[str, Any]]:
+    """The chosen schedule's loss on the calibration pictures and, of a search, what it cost: seconds, evaluations,
+    and how many times the evaluations a second of a plain loop it made, which evaluates one schedule after the other
+    and makes the dense pictures anew each time, or keeps them."""
+    cells = {"fitness": loss}
+    if journal.plain is not None:
+        count, (plain, kept) = len(journal.losses), journal.plain
+        cells |= {
+            "search_seconds": journal.seconds,
+            "evaluations": count,
+            "evaluations_per_second": count / journal.seconds,
+            "speedup_over_plain_loop": plain * count / journal.seconds,
+            "speedup_over_loop_keeping_dense": kept * count / journal.seconds,
+        }
+    return {name: {"value": value} for name, value in cells.items()}
 
 
 def _spread(values: Sequence[float]) -> dict[str, Any]:

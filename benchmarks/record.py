@@ -11,7 +11,7 @@ import math
 import os
 import re
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -30,8 +30,9 @@ class Record:
     metrics: {data set: {metric: {"value": float, and optionally "n", "low", "high", "unit"}}}, where the data
     set is "all" for what does not depend on prompts, else a prompt set. samples: {prompt set: {metric: one
     value an image, in the prompts' order}}, kept to 5 significant digits. schedule: {"sites", "calls",
-    "reuse"} or None. absent: {metric: why it was not measured}. provenance: the tables show its "date" (ISO
-    8601), "commit", "dirty" and "device"; the rest (versions, weight hashes, command) is for the reader.
+    "reuse"} or None. trace: of a search, [evaluation, fitness] of every improvement, or None. absent: {metric:
+    why it was not measured}. provenance: the tables show its "date" (ISO 8601), "commit", "dirty" and "device";
+    the rest (versions, weight hashes, command) is for the reader.
     """
 
     id: str
@@ -42,6 +43,7 @@ class Record:
     absent: Mapping[str, str] = field(default_factory=dict)
     provenance: Mapping[str, Any] = field(default_factory=dict)
     schedule: Mapping[str, Any] | None = None
+    trace: Sequence[tuple[int, float]] | None = None
     schema: int = SCHEMA
 
     @property

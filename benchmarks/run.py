@@ -5,22 +5,21 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from baselines import Plan, PlanContext, method
-from benchmarks import latency, models, record, training
-from benchmarks.cells import latency_cells, macs_cells, training_cells
+from baselines import Plan, method
+from benchmarks import fitness, latency, models, record, training
+from benchmarks.cells import latency_cells, macs_cells, search_cells, training_cells
+from benchmarks.fitness import fitness_of
 from benchmarks.jobs import Job, run_jobs
 from benchmarks.provenance import provenance
 from benchmarks.record import Record, write_text
 from benchmarks.spec import RunSpec, unknown
-from benchmarks.tasks import JUDGE, REFERENCE, Task, captions_of, score, train
+from benchmarks.tasks import JUDGE, PRUNERS, REFERENCE, SEARCHES, Task, captions_of, context_of, score, search, train
 from benchmarks.zoo import zoo
-from dipgo import DipgoError, Sampler
+from dipgo import DipgoError
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +35,7 @@ class Suite:
     def __init__(self, specs: Sequence[RunSpec], workspace: Path, records: Path, batch: int, workers: int) -> None:
         self.specs = {spec.id: spec for spec in specs}
         self.workspace, self.records, self.batch, self.workers = workspace, records, batch, workers
-        self.pruners = workspace / "pruners"
+        self.pruners, self.searches = workspace / PRUNERS, workspace / SEARCHES
         self.plans: dict[str, Plan] = {}
 
     def run(self, only: Sequence[str], *, fresh: bool) -> dict[str, str]:
@@ -74,24 +73,15 @@ class Suite:
         return record.find(self.records, spec.id, spec.digest) is not None and all(p.exists() for p in pieces)
 
     def _forget(self, specs: Sequence[RunSpec]) -> None:
-        pruners = {path for spec in specs for path in self._pruner(spec)}
-        for path in pruners:
+        for path in {path for spec in specs for path in self._prepared(spec)}:
             path.unlink(missing_ok=True)
         for spec in specs:
             shutil.rmtree(self._folder(spec), ignore_errors=True)
 
     def plan(self, spec: RunSpec) -> Plan:
-        """The method's answer for a run; a pruner that is not trained yet is trained here."""
+        """The method's answer for a run; a training or search that is not through yet happens here."""
         if spec.id not in self.plans:
-            model = models.load(spec.model)
-            sampler = Sampler(spec.scheduler, model.scheduler_config, spec.steps)
-
-            def scores(settings: Mapping[str, Any]) -> np.ndarray:
-                return training.train_once(spec, settings, self.pruners).scores
-
-            context = PlanContext(
-                model.denoiser, model.costs, sampler, spec.params, scores, lambda name: self.plan(self.specs[name])
-            )
+            context = context_of(spec, self.workspace, lambda name: self.plan(self.specs[name]))
             self.plans[spec.id] = method(spec.method)(context)
         return self.plans[spec.id]
 
@@ -100,7 +90,7 @@ class Suite:
         broken = run_jobs(self._jobs(specs), self.workers)
         failed: dict[str, str] = {}
         for spec in specs:
-            keys = [*self._pruner(spec), *((spec.digest, name) for name in spec.prompts)]
+            keys = [*self._prepared(spec), *((spec.digest, name) for name in spec.prompts)]
             try:
                 for key in keys:
                     if key in broken:
@@ -112,26 +102,29 @@ class Suite:
 
     def _jobs(self, specs: Sequence[RunSpec]) -> dict[Any, Job]:
         """What is missing, in the order in which it had best begin: dense references, which other runs are compared
-        with; trainings, which take longest; all other prompt sets."""
+        with; trainings and searches, which take longest; all other prompt sets."""
         references = {spec.reference for spec in specs}
         jobs = self._scoring([spec for spec in specs if spec.id in references])
         for spec in specs:
-            for path in self._pruner(spec):
-                if not path.exists():
+            for path in self._prepared(spec):
+                if path.parent == self.pruners and not path.exists():
                     jobs[path] = Job(f"pruner of {spec.id}", lambda spec=spec: (train, spec, self.pruners))
+                elif path.parent == self.searches and not fitness.read_journal(path).finished:
+                    jobs[path] = Job(f"search of {spec.id}", lambda spec=spec: (search, spec, self.workspace))
         return jobs | self._scoring(specs)
 
-    def _pruner(self, spec: RunSpec) -> tuple[Path, ...]:
-        """The file of the pruner that a run's method trains, if it does."""
+    def _prepared(self, spec: RunSpec) -> list[Path]:
+        """The files of the training and of the search that a run's method starts from, if it does."""
         settings = spec.params.get("train")
-        return () if settings is None else (training.path_of(spec, settings, self.pruners),)
+        pruner = [] if settings is None else [training.path_of(spec, settings, self.pruners)]
+        return pruner + ([fitness.path_of(spec, self.searches)] if "search" in spec.params else [])
 
     def _scoring(self, specs: Sequence[RunSpec]) -> dict[Any, Job]:
         """The prompt sets of runs that are not scored yet."""
         jobs = {}
         for spec in specs:
             sources = [spec] + [self.specs[name] for name in (spec.params.get("of"),) if name]
-            pruners = [path for source in sources for path in self._pruner(source)]
+            prepared = [path for source in sources for path in self._prepared(source)]
             dense = self.specs[spec.reference or spec.id]
             for name in spec.prompts:
                 if (self._folder(spec) / f"{name}.json").exists():
@@ -141,7 +134,7 @@ class Suite:
                     folders = self._folder(spec), self._folder(dense)
                     return score, Task(spec, self.plan(spec), name, *folders, self.batch)
 
-                needs = [*pruners, *([(dense.digest, name)] if dense is not spec else [])]
+                needs = [*prepared, *([(dense.digest, name)] if dense is not spec else [])]
                 jobs[spec.digest, name] = Job(f"{spec.id}, {name}", call, tuple(needs))
         return jobs
 
@@ -168,11 +161,19 @@ class Suite:
         independent = macs_cells(plan, branches)
         if "latency" in spec.metrics:
             independent |= latency_cells(json.loads((self._folder(spec) / "latency.json").read_text()))
+        absent = {} if "step_skip_share" in independent else {"step_skip_share": "nothing is skipped"}
         if "train" in spec.params:
             independent |= training_cells(training.train_once(spec, spec.params["train"], self.pruners))
+        trace = None
+        if "search" in spec.metrics:
+            evaluated = fitness_of(spec, self.searches)
+            independent |= search_cells(evaluated.journal, evaluated([plan.schedule])[0])
+            trace = evaluated.journal.trace if "search" in spec.params else None
+            if "evaluations" not in independent:
+                absent["evaluations"] = "no search: the pruner is trained by gradients"
+                independent["search_seconds"] = independent["training_seconds"]
         weights = {spec.model: spec.revision, JUDGE: zoo.revision(JUDGE)}
         schedule = plan.schedule.to_dict() | {"calls": plan.schedule.calls}
-        absent = {} if "step_skip_share" in independent else {"step_skip_share": "nothing is skipped"}
         done = Record(
             id=spec.id,
             digest=spec.digest,
@@ -186,6 +187,7 @@ class Suite:
                 "batch": self.batch,
             },
             schedule=schedule if plan.schedule.reuse.any() else None,
+            trace=trace,
         )
         record.write(done, self.records, replace=True)
 

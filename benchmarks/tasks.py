@@ -1,24 +1,31 @@
-"""What a suite's worker processes do: train pruners, and make and score pictures."""
+"""What a suite's worker processes do: train pruners, search for schedules, and make and score pictures."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from time import perf_counter
+from typing import Any
 
-from baselines import Plan
+import numpy as np
+
+from baselines import Plan, PlanContext, method
 from benchmarks import models, quality, training
 from benchmarks.clip_score import ClipJudge
+from benchmarks.fitness import fitness_of
 from benchmarks.generate import generate, image_paths
 from benchmarks.record import write_text
 from benchmarks.spec import RunSpec
 from benchmarks.zoo import zoo
-from dipgo import DipgoError
+from dipgo import DipgoError, Sampler
 
 JUDGE = "emoji-clip"
 REFERENCE = "reference"
+PRUNERS, SEARCHES = "pruners", "searches"  # folders of the workspace
+PLAIN_EVALUATIONS = 3  # by which a plain loop is timed
 CENTROIDS = "centroids.safetensors"  # in the folder of a model that draws classes
 
 
@@ -64,6 +71,35 @@ def score(task: Task) -> None:
     cells, samples = quality.score(paths, captions, dense, spec.metrics, judge(), reference, centroids)
     data = {"metrics": cells, "samples": samples, "seconds": perf_counter() - start}
     write_text(task.folder / f"{task.prompts}.json", json.dumps(data) + "\n")
+
+
+def context_of(spec: RunSpec, workspace: Path, plan_of: Callable[[str], Plan]) -> PlanContext:
+    """What a run's method gets to see; trainings and searches are kept in the workspace."""
+    model = models.load(spec.model)
+
+    def scores(settings: Mapping[str, Any]) -> np.ndarray:
+        return training.train_once(spec, settings, workspace / PRUNERS).scores
+
+    return PlanContext(
+        denoiser=model.denoiser,
+        costs=model.costs,
+        sampler=Sampler(spec.scheduler, model.scheduler_config, spec.steps),
+        params=spec.params,
+        train=scores,
+        plan_of=plan_of,
+        fitness=fitness_of(spec, workspace / SEARCHES),
+    )
+
+
+def search(spec: RunSpec, workspace: Path) -> None:
+    """Search for a run's schedule. What is evaluated is kept, so that planning the run finds it again."""
+    context = context_of(spec, workspace, _no_other_run)
+    plan = method(spec.method)(context)
+    context.fitness.finish([plan.schedule] * PLAIN_EVALUATIONS)
+
+
+def _no_other_run(name: str) -> Plan:
+    raise DipgoError(f"a search starts from no other run; drop {name!r} from its params")
 
 
 def train(spec: RunSpec, folder: Path) -> None:

@@ -36,6 +36,7 @@ def context(tiny, tiny_costs):
             params,
             train=lambda settings: scores,
             plan_of=lambda other: plans[other],
+            fitness=None,
         )
 
     return make
@@ -174,7 +175,7 @@ def test_deepcache_on_dit_costs_what_the_paper_charges(dit, interval, blocks, ra
     denoiser, costs = dit
     sampler = Sampler("ddim", SD_SCHEDULER, 10)
     params = {"interval": interval, "blocks": blocks}
-    context = PlanContext(denoiser, costs, sampler, params, train=lambda _: None, plan_of=lambda _: None)
+    context = PlanContext(denoiser, costs, sampler, params, train=lambda _: None, plan_of=lambda _: None, fitness=None)
 
     def executed(plan: Plan) -> int:
         inputs = initial_noise([0], (4, 16, 16)), {"class_labels": torch.tensor([1000, 1])}
@@ -193,7 +194,9 @@ def test_deepcache_on_dit_refuses_to_run_all_or_no_blocks(dit):
     for blocks in (0, 28):
         params = {"interval": 2, "blocks": blocks}
         with pytest.raises(DipgoError, match=f"blocks is {blocks}"):
-            method("deepcache")(PlanContext(denoiser, costs, Sampler("ddim", SD_SCHEDULER, 4), params, None, None))
+            method("deepcache")(
+                PlanContext(denoiser, costs, Sampler("ddim", SD_SCHEDULER, 4), params, None, None, None)
+            )
 
 
 def test_dipgo_gates_deltas_where_the_training_says_so(dit):
@@ -201,7 +204,7 @@ def test_dipgo_gates_deltas_where_the_training_says_so(dit):
     scores = np.random.default_rng(0).random((20, 28))
     params = {"ratio": 0.6, "train": {"unit": "delta"}}
     sampler = Sampler("ddim", SD_SCHEDULER, 20)
-    plan = method("dipgo")(PlanContext(denoiser, costs, sampler, params, lambda settings: scores, None))
+    plan = method("dipgo")(PlanContext(denoiser, costs, sampler, params, lambda settings: scores, None, None))
     assert all(site.endswith(":delta") for site in plan.schedule.sites)
     assert abs(plan.costs.pruned_ratio(plan.schedule) - 0.6) < 0.0125
     assert not plan.costs.graph.execute(plan.schedule).dead[1:].any()
@@ -214,7 +217,7 @@ def test_deepcache_takes_a_unet_without_a_mid_block(tiny):
     graph = trace_graph(unet, tiny.family.blocks(unet), tiny.probe)
     costs = count_costs(unet, graph, tiny.probe)
     params = {"interval": 3, "branch": 1}
-    plan = method("deepcache")(PlanContext(unet, costs, tiny.sampler("ddim", 6), params, None, None))
+    plan = method("deepcache")(PlanContext(unet, costs, tiny.sampler("ddim", 6), params, None, None, None))
     with gated(unet, plan.costs.graph, plan.schedule) as trace:
         rollout(unet, plan.sampler, tiny.noise, tiny.conditioning, GUIDANCE)
     assert trace.ran.all() and 0.3 < plan.costs.pruned_ratio(plan.schedule) < 0.67

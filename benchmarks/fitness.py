@@ -1,0 +1,219 @@
+"""What searches minimise: the consistency loss of schedules on calibration pictures, counted and kept on disk."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from functools import cache, cached_property
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import torch
+from torch.utils._pytree import tree_map
+from tqdm import tqdm
+
+from baselines import Plan
+from benchmarks import models
+from benchmarks.generate import sample
+from benchmarks.record import write_text
+from benchmarks.spec import BenchmarkError, RunSpec, construct
+from benchmarks.zoo import zoo
+from dipgo import DipgoError, Sampler, Schedule, gated_together, initial_noise, picture_seeds, rollout
+from dipgo.losses import consistency
+
+NOISE_SEED = 2_000_003  # apart from the seeds of any scored picture and of any training
+TOGETHER = 200  # pictures evaluated in one batch
+PLAIN = 3  # evaluations by the plain loop that the speed is compared with
+
+
+@dataclass(frozen=True)
+class FitnessConfig:
+    """`images` pictures of the first captions of a prompt set, with the noises of `seed`, compared with the dense
+    run's by a consistency loss of Eq. 3."""
+
+    prompts: str = "train"
+    images: int = 8
+    loss: str = "ssim"
+    seed: int = 0
+
+
+class Calibration:
+    """The calibration pictures of a model and sampler: their noise, conditioning and dense images."""
+
+    def __init__(self, model: str, scheduler: str, steps: int, guidance: float, config: FitnessConfig) -> None:
+        self.model, self.guidance = models.load(model), guidance
+        self.sampler = Sampler(scheduler, self.model.scheduler_config, steps)
+        self.loss = consistency(config.loss)
+        captions = [prompt.caption for prompt in zoo.prompts(config.prompts)][: config.images]
+        if config.images < 1 or len(captions) < config.images:
+            raise BenchmarkError(
+                f"fitness.images is {config.images}; it must lie between 1 and the {len(captions)} prompts of "
+                f"{config.prompts!r}"
+            )
+        self.captions = captions
+        self.seeds = picture_seeds(NOISE_SEED + config.seed, range(config.images))
+        graph = self.model.costs.graph
+        self.dense = Plan(self.sampler, Schedule.dense(graph.sites, self.sampler.calls), self.model.costs)
+
+    @cached_property
+    def images(self) -> torch.Tensor:
+        """The dense run's pictures [n, 3, h, w]."""
+        return self._sample(self.dense)
+
+    @torch.no_grad()
+    def losses(self, schedules: Sequence[Schedule]) -> list[float]:
+        """The loss of each schedule over the family's own blocks; they run side by side and share what they can."""
+        count, model = len(schedules), self.model
+        seeds = [seed for seed in self.seeds for _ in schedules]
+        noise = initial_noise(self.seeds, model.latent_shape).to(model.device).repeat_interleave(count, 0)
+        conditioning = tree_map(
+            lambda value: value.repeat_interleave(count, 0) if isinstance(value, torch.Tensor) else value,
+            dict(model.condition(self.captions, self.guidance)),
+        )
+        with gated_together(model.denoiser, model.costs.graph, schedules):
+            latents = rollout(
+                model.denoiser, self.sampler, noise, conditioning, model.branch_guidance(self.guidance), seeds
+            )
+        by_schedule = latents.unflatten(0, (-1, count)).unbind(1)
+        return [self.loss(model.decode(latents), self.images).item() for latents in by_schedule]
+
+    def plain(self, schedule: Schedule) -> tuple[float, float]:
+        """Seconds of one evaluation as a plain loop has it, which makes the dense pictures anew for each schedule,
+        and of the part of it that a loop which keeps them would have."""
+        start = perf_counter()
+        dense = self._sample(self.dense)
+        between = perf_counter()
+        self.loss(self._sample(Plan(self.sampler, schedule, self.model.costs)), dense).item()
+        end = perf_counter()
+        return end - start, end - between
+
+    def _sample(self, plan: Plan) -> torch.Tensor:
+        return sample(self.model, plan, self.captions, self.seeds, self.guidance)
+
+
+calibration = cache(Calibration)
+
+
+@dataclass
+class Journal:
+    """What a search has evaluated: the loss of every schedule by digest, in order, and the seconds that it took.
+
+    `plain`: what `Calibration.plain` measured. `finished`: the search is through.
+    """
+
+    losses: dict[str, float]
+    seconds: float = 0.0
+    plain: tuple[float, float] | None = None
+    finished: bool = False
+
+    @property
+    def trace(self) -> list[tuple[int, float]]:
+        """Best so far: (evaluation, loss) of every improvement."""
+        found: list[tuple[int, float]] = []
+        for number, loss in enumerate(self.losses.values(), 1):
+            if not found or loss < found[-1][1]:
+                found.append((number, loss))
+        return found
+
+
+class Fitness:
+    """`baselines.context.Fitness`: evaluates what the journal in `path` lacks and writes it there, batch by batch.
+
+    A search that was killed asks for the same schedules again and finds their losses there, so that it goes on
+    where it stopped and nothing counts twice. Raises `DipgoError` for a loss that is not finite, with all finished
+    evaluations kept.
+    """
+
+    def __init__(self, calibration: Callable[[], Calibration], images: int, path: Path, title: str) -> None:
+        self._calibration, self.path, self.title = calibration, path, title
+        self.together = max(1, TOGETHER // max(images, 1))
+        self.journal = read_journal(path)
+        self.asked: set[str] = set()
+        self.since = perf_counter()
+
+    @cached_property
+    def calibration(self) -> Calibration:
+        return self._calibration()
+
+    @property
+    def evaluations(self) -> int:
+        return len(self.asked)
+
+    def __call__(self, schedules: Sequence[Schedule]) -> list[float]:
+        digests = [schedule.digest for schedule in schedules]
+        missing = {d: s for d, s in zip(digests, schedules, strict=True) if d not in self.journal.losses}
+        todo = list(missing.items())
+        with tqdm(total=len(todo), desc=self.title, unit="schedule", disable=not todo) as progress:
+            for start in range(0, len(todo), self.together):
+                batch = todo[start : start + self.together]
+                self._keep([digest for digest, _ in batch], self.calibration.losses([s for _, s in batch]))
+                progress.update(len(batch))
+        self.asked.update(digests)
+        return [self.journal.losses[digest] for digest in digests]
+
+    def _keep(self, digests: Sequence[str], losses: Sequence[float]) -> None:
+        finite = {d: loss for d, loss in zip(digests, losses, strict=True) if math.isfinite(loss)}
+        self.journal.losses.update(finite)
+        now = perf_counter()
+        self.journal.seconds, self.since = self.journal.seconds + now - self.since, now
+        self.write()
+        for digest, loss in zip(digests, losses, strict=True):
+            if digest not in finite:
+                raise DipgoError(
+                    f"the fitness of schedule {digest} is {loss}; the {len(self.journal.losses)} evaluations so far "
+                    f"are kept in {self.path.name}. Look at the model's and the dense pictures' values"
+                )
+
+    def finish(self, plain: Sequence[Schedule]) -> None:
+        """Measure what an evaluation of the schedules `plain` costs a plain loop, and close the journal."""
+        seconds = [self.calibration.plain(schedule) for schedule in plain]
+        self.journal.plain = tuple(sum(column) / len(seconds) for column in zip(*seconds, strict=True))
+        self.journal.finished = True
+        self.write()
+
+    def write(self) -> None:
+        write_text(self.path, json.dumps(asdict(self.journal)) + "\n")
+
+
+def fitness_of(spec: RunSpec, folder: Path) -> Fitness:
+    """The fitness that a run's `params["fitness"]` asks for; its journal lies in `folder`.
+
+    Every search has a journal of its own; all runs that do not search share one.
+    """
+    config = _config(spec)
+    settings = spec.model, spec.scheduler, spec.steps, spec.guidance
+    return Fitness(lambda: calibration(*settings, config), config.images, path_of(spec, folder), f"search, {spec.id}")
+
+
+def path_of(spec: RunSpec, folder: Path) -> Path:
+    """The journal of a run's fitness evaluations."""
+    identity: dict[str, Any] = {
+        "model": spec.model,
+        "revision": spec.revision,
+        "scheduler": spec.scheduler,
+        "steps": spec.steps,
+        "guidance": spec.guidance,
+        "fitness": asdict(_config(spec)),
+    }
+    if "search" in spec.params:
+        identity |= {"method": spec.method, "ratio": spec.params.get("ratio"), "search": dict(spec.params["search"])}
+    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
+    return folder / f"{digest}.json"
+
+
+def _config(spec: RunSpec) -> FitnessConfig:
+    return construct(FitnessConfig, spec.params.get("fitness", {}), f"run {spec.id!r}: fitness")
+
+
+def read_journal(path: Path) -> Journal:
+    """The journal in a file; an empty one where there is none. Raises `BenchmarkError` for a broken file."""
+    if not path.exists():
+        return Journal({})
+    try:
+        return Journal(**json.loads(path.read_text(encoding="utf-8")))
+    except (json.JSONDecodeError, UnicodeDecodeError, TypeError) as error:
+        raise BenchmarkError(f"{path}: not a search's journal ({error}); delete it and search again") from error
