@@ -47,16 +47,22 @@ class PaperColumn:
 
 @dataclass(frozen=True)
 class Row:
-    """`run` is a run's id, or `missing` says why there is none. `paper` picks the row's values out of
-    paper.csv by column. `own`: not a row of the paper's table. `controls`: ids of runs at equal MACs."""
+    """`run` is a run's id, or `missing` says why there is none. `seeds`: ids of runs that are `run` trained again with
+    other seeds. `paper` picks the row's values out of paper.csv by column. `own`: not a row of the paper's table.
+    `controls`: the runs of the rows that it is held against."""
 
     label: str
     run: str = ""
+    seeds: tuple[str, ...] = ()
     missing: str = ""
     paper: Mapping[str, str] | None = None
     own: bool = False
-    ratio: str = ""
     controls: tuple[str, ...] = ()
+
+    @property
+    def runs(self) -> tuple[str, ...]:
+        """`run` and `seeds`, whose mean is the row's value; empty for a missing one."""
+        return (self.run, *self.seeds) if self.run else ()
 
 
 @dataclass(frozen=True)
@@ -70,9 +76,11 @@ class Group:
 
 @dataclass(frozen=True)
 class Dataset:
+    """A prompt set; `paper` is the one whose printed values stand beside it, where there is one."""
+
     key: str
     title: str
-    paper: str
+    paper: str = ""
 
 
 @dataclass(frozen=True)
@@ -123,6 +131,9 @@ class Table:
         """The run that a row is measured against."""
         return next(group.baseline for group in self.group if row in group.row) or self.baseline
 
+    def find_row(self, run: str) -> Row:
+        return next(row for row in self.rows if row.run == run)
+
     def find_column(self, key: str) -> Column:
         return next(column for column in self.column if column.key == key)
 
@@ -166,6 +177,8 @@ def load_table(name: str, folder: Path = HERE / "specs") -> Table:
     for row in table.rows:
         if bool(row.run) == bool(row.missing):
             raise BenchmarkError(f"{path}: row {row.label!r} needs either `run` or `missing` (the reason)")
+        if row.seeds and len(set(row.runs)) <= len(row.seeds):
+            raise BenchmarkError(f"{path}: row {row.label!r} names a run twice, or `seeds` without `run`; repair it")
     for group in table.group:
         if not (group.baseline or table.baseline):
             raise BenchmarkError(f"{path}: group {group.title!r} has no baseline; name one for it or for the table")
@@ -191,10 +204,10 @@ def load_records(table: Table, folder: Path) -> dict[str, Record]:
     weights of one model, another seed, size, profile or reference.
     """
     records: dict[str, Record] = {}
-    for row in table.rows:
-        found = record.find(folder, row.run) if row.run else None
+    for run in (run for row in table.rows for run in row.runs):
+        found = record.find(folder, run)
         if found is not None:
-            records[row.run] = found
+            records[run] = found
     first = next(iter(records.values()), None)
     of_model: dict[str, Record] = {}
     for other in records.values():

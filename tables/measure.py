@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import product
+from statistics import fmean, stdev
+from typing import Any
 
 import pandas as pd
 
 from benchmarks.record import Record
 from benchmarks.spec import BenchmarkError
 from tables.load import Column, Dataset, Row, Table, paper_value
-from tables.stats import Difference, paired_difference
+from tables.stats import Difference, paired_difference, seed_difference
 
 AGREES = 0.02  # relative difference to the paper's value, where the model is the paper's
 
 
 @dataclass(frozen=True)
 class Cell:
-    """A line of the CSV, in base units, and `reason`: why a value is missing."""
+    """A line of the CSV, in base units, and `reason`: why a value is missing.
+
+    The value of a row with several training seeds is the mean over its `seeds` runs and `sd` their sample standard
+    deviation; `run` names the records, separated by a space.
+    """
 
     row: str
     dataset: str
@@ -28,6 +35,8 @@ class Cell:
     n: int | None = None
     low: float | None = None
     high: float | None = None
+    sd: float | None = None
+    seeds: int | None = None
     verdict: str = ""
     run: str = ""
     reason: str = ""
@@ -35,28 +44,58 @@ class Cell:
 
 @dataclass(frozen=True)
 class Comparison:
-    """A pruned row against one control: difference = ours - control."""
+    """A row against one of its controls: difference = row - control. `ours` and `theirs` are their runs."""
 
     row: Row
     control: Row
     dataset: Dataset
     metric: str
-    ours: Record
-    theirs: Record
+    ours: tuple[Record, ...]
+    theirs: tuple[Record, ...]
     difference: Difference
     verdict: str
     best: bool
 
 
-def _samples(record: Record, dataset: str, metric: str) -> list[float] | None:
-    return record.samples.get(dataset, {}).get(metric)
+def records_of(row: Row, records: Mapping[str, Record]) -> tuple[Record, ...]:
+    """The records of a row's runs; none unless all are there, since a mean over some seeds is another number."""
+    found = tuple(records[run] for run in row.runs if run in records)
+    return found if len(found) == len(row.runs) else ()
 
 
-def _difference(one: Record, other: Record, dataset: str, metric: str) -> Difference | None:
-    a, b = _samples(one, dataset, metric), _samples(other, dataset, metric)
-    if a is None or b is None:
+def row_cell(runs: Sequence[Record], dataset: str, metric: str) -> Mapping[str, Any] | None:
+    """`Record.cell` of a row: over several runs the mean, with "sd" and "seeds"; None where a run lacks the metric."""
+    cells = [record.cell(dataset, metric) for record in runs]
+    if not cells or None in cells:
         return None
-    return paired_difference(a, b, f"{metric} on {dataset}, {one.file} against {other.file}")
+    if len(cells) == 1:
+        return cells[0]
+    values = [cell["value"] for cell in cells]
+    return {"value": fmean(values), "n": cells[0].get("n"), "sd": stdev(values), "seeds": len(values)}
+
+
+def difference(ours: Sequence[Record], theirs: Sequence[Record], dataset: str, metric: str) -> Difference | None:
+    """ours - theirs in a metric on one prompt set; None where a run has no samples of it, or a side no run.
+
+    One run a side: paired by prompt and noise, the interval runs over prompts. Several runs of a side are training
+    seeds: each run's mean over the same prompts is one observation, and the interval runs over the seeds. Raises
+    `BenchmarkError` where two runs do not hold the same number of prompts.
+    """
+    runs = [*ours, *theirs]
+    samples = [record.samples.get(dataset, {}).get(metric) for record in runs]
+    if not ours or not theirs or None in samples:
+        return None
+    for record, values in zip(runs, samples, strict=True):
+        if len(values) != len(samples[0]):
+            raise BenchmarkError(
+                f"{metric} on {dataset}: {len(samples[0])} samples in {runs[0].file}, {len(values)} in {record.file}; "
+                "a difference needs the same prompts, run one of them again"
+            )
+    if len(runs) == 2:
+        what = f"{metric} on {dataset}, {runs[0].file} against {runs[1].file}"
+        return paired_difference(samples[0], samples[1], what)
+    means = [fmean(values) for values in samples]
+    return seed_difference(means[: len(ours)], means[len(ours) :])
 
 
 def paper_verdict(value: float, paper: float, profile: str) -> str:
@@ -67,27 +106,40 @@ def paper_verdict(value: float, paper: float, profile: str) -> str:
 
 
 def compare(table: Table, records: Mapping[str, Record]) -> list[Comparison]:
-    """Every pruned row against each of its controls, by metric and prompt set. The best control is the one
-    whose own mean is best, so that the pruned row is held against the strongest."""
-    by_run = {row.run: row for row in table.rows}
+    """Every row against each of its controls, by metric and prompt set. The best control is the one whose own mean
+    is best, so that the row is held against the strongest."""
     found: list[Comparison] = []
     for metric, dataset, row in product(table.compare, table.dataset, table.rows):
-        ours = records.get(row.run)
-        pairs = []
-        for control in row.controls:
-            theirs = records.get(control)
-            difference = _difference(ours, theirs, dataset.key, metric) if ours and theirs else None
-            if difference:
-                pairs.append((by_run[control], theirs, difference))
+        ours, pairs = records_of(row, records), []
+        for control in map(table.find_row, row.controls):
+            theirs = records_of(control, records)
+            if gap := difference(ours, theirs, dataset.key, metric):
+                pairs.append((control, theirs, gap))
         # Ours is the same in all pairs, so the strongest control leaves the least of the difference.
         direction = table.find_column(metric).direction
         sign = 1 if direction == "up" else -1
         best = min(pairs, key=lambda pair, sign=sign: sign * pair[2].value, default=None)
         for pair in pairs:
-            control, theirs, difference = pair
-            verdict = difference.verdict(direction)
-            found.append(Comparison(row, control, dataset, metric, ours, theirs, difference, verdict, pair is best))
+            control, theirs, gap = pair
+            verdict = gap.verdict(direction)
+            found.append(Comparison(row, control, dataset, metric, ours, theirs, gap, verdict, pair is best))
     return found
+
+
+def _files(runs: Sequence[Record]) -> str:
+    return " ".join(record.file for record in runs)
+
+
+def _interval(gap: Difference) -> dict[str, Any]:
+    seeds = gap.n if gap.over == "seeds" else None
+    return {"value": gap.value, "n": gap.n, "low": gap.low, "high": gap.high, "seeds": seeds}
+
+
+def _no_record(table: Table, row: Row, records: Mapping[str, Record]) -> str:
+    absent = [run for run in row.runs if run not in records]
+    if len(absent) == len(row.runs):
+        return row.missing or table.no_record
+    return f"{table.no_record}; without a record: {', '.join(absent)}"
 
 
 def _cell(
@@ -99,36 +151,51 @@ def _cell(
     paper: pd.DataFrame,
 ) -> Cell:
     printed = paper_value(paper, row, dataset.paper, column.paper)
-    names = (row.label, dataset.key, column.key)
-    record = records.get(row.run)
-    if record is None:
-        return Cell(*names, paper=printed, verdict="not measured", reason=row.missing or table.no_record)
+    cell = partial(Cell, row.label, dataset.key, column.key, paper=printed)
+    runs = records_of(row, records)
+    if not runs:
+        return cell(verdict="not measured", reason=_no_record(table, row, records))
+    cell = partial(cell, run=_files(runs))
     baseline = table.baseline_of(row)
     if column.relative and row.run == baseline:
-        return Cell(*names, paper=printed, verdict="reference", run=record.file)
+        return cell(verdict="reference")
     if column.key == f"{table.difference}_diff":
-        base = records.get(baseline)
-        difference = _difference(record, base, dataset.key, table.difference) if base else None
-        if difference:
-            d, verdict = difference, difference.verdict(column.direction)
-            return Cell(*names, d.value, None, d.n, d.low, d.high, verdict, record.file)
-        reason = f"needs {table.difference} samples of this row and of {baseline}"
-        return Cell(*names, verdict="not measured", run=record.file, reason=reason)
-    measured = record.cell(dataset.key, column.key)
+        dense = records_of(table.find_row(baseline), records)
+        if gap := difference(runs, dense, dataset.key, table.difference):
+            return cell(**_interval(gap), verdict=gap.verdict(column.direction))
+        return cell(verdict="not measured", reason=f"needs {table.difference} samples of this row and of {baseline}")
+    measured = row_cell(runs, dataset.key, column.key)
     if measured is None:
-        reason = record.absent.get(column.key, f"the record has no {column.key}")
-        return Cell(*names, paper=printed, verdict="not measured", run=record.file, reason=reason)
-    value, n, low, high = (measured.get(key) for key in ("value", "n", "low", "high"))
-    verdict = "" if printed is None else paper_verdict(value, printed, record.spec["profile"])
-    return Cell(*names, value, printed, n, low, high, verdict, record.file)
+        lacking = [record for record in runs if record.cell(dataset.key, column.key) is None]
+        reason = lacking[0].absent.get(column.key, f"the record has no {column.key}")
+        if len(lacking) < len(runs):
+            reason += f" ({', '.join(record.id for record in lacking)})"
+        return cell(verdict="not measured", reason=reason)
+    verdict = "" if printed is None else paper_verdict(measured["value"], printed, runs[0].spec["profile"])
+    values = {key: measured.get(key) for key in ("value", "n", "low", "high", "sd", "seeds")}
+    return cell(**values, verdict=verdict)
 
 
 def _control_cells(comparisons: list[Comparison]) -> Iterator[Cell]:
     for c in comparisons:
-        d = c.difference
         for name in [c.control.run, "control"] if c.best else [c.control.run]:
             names = (c.row.label, c.dataset.key, f"{c.metric}_vs_{name}")
-            yield Cell(*names, d.value, None, d.n, d.low, d.high, c.verdict, c.ours.file)
+            yield Cell(*names, **_interval(c.difference), verdict=c.verdict, run=_files(c.ours))
+
+
+def _check_equal_n(table: Table, records: Mapping[str, Record]) -> None:
+    for dataset, column in product(table.dataset, table.column):
+        first = None
+        for record in records.values():
+            n = record.metrics.get(dataset.key, {}).get(column.key, {}).get("n")
+            if n is None:
+                continue
+            first = first or (n, record.file)
+            if first[0] != n:
+                raise BenchmarkError(
+                    f"{column.key} on {dataset.key}: n = {first[0]} in {first[1]} but {n} in {record.file}; "
+                    "rows compare at equal n only, run one of them again"
+                )
 
 
 def measure(
@@ -137,7 +204,7 @@ def measure(
     """All cells: rows x prompt sets x columns in the table's order, then the comparisons with the controls.
 
     A prompt-independent metric is repeated for each prompt set, as in the paper, which prints a speedup for
-    each. Raises `BenchmarkError` when rows hold different numbers of images: FID falls with n.
+    each. Raises `BenchmarkError` when runs hold different numbers of images: FID falls with n.
     """
     cells = [
         _cell(table, row, column, dataset, records, paper)
@@ -145,16 +212,5 @@ def measure(
         for dataset in table.dataset
         for column in table.column
     ]
-    seen: dict[tuple[str, str], Cell] = {}
-    by_file = {record.file: record for record in records.values()}
-    for cell in cells:
-        per_image = cell.run and cell.metric in by_file[cell.run].metrics.get(cell.dataset, {})
-        if not per_image or cell.n is None:
-            continue
-        first = seen.setdefault((cell.dataset, cell.metric), cell)
-        if first.n != cell.n:
-            raise BenchmarkError(
-                f"{cell.metric} on {cell.dataset}: n = {first.n} in {first.run} but {cell.n} in {cell.run}; "
-                "rows compare at equal n only, run one of them again"
-            )
+    _check_equal_n(table, records)
     return cells + list(_control_cells(comparisons))

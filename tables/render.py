@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import product
 from pathlib import Path
 
 import pandas as pd
@@ -10,29 +11,35 @@ from tabulate import tabulate
 
 from benchmarks.record import Record
 from tables.load import Column, Dataset, Group, Row, Table, load_paper, load_records, load_table
-from tables.measure import Cell, Comparison, compare, measure
+from tables.measure import Cell, Comparison, compare, measure, row_cell
 
-CSV_COLUMNS = ["row", "dataset", "metric", "value", "paper", "n", "low", "high", "verdict", "run"]
+CSV_COLUMNS = ["row", "dataset", "metric", "value", "paper", "n", "low", "high", "sd", "seeds", "verdict", "run"]
 ARROWS = {"up": " ↑", "down": " ↓", "": ""}
 MARKS = {"better": " ▲", "worse": " ▼", "no difference": " ="}
 COMPARE_HEADERS = [
-    "Pruned",
-    "Ours",
-    "Best control",
+    "Row",
     "Its value",
-    "Ours − control [95 %]",
+    "Best control",
+    "Control's value",
+    "Row − control [95 %]",
     "Verdict",
-    "MACs G, full: ours / control",
+    "MACs G, full: row / control",
 ]
 NOTES = (
-    "† a row of our own, not in the paper's table. Controls stand in the group of the pruned row that they control.",
+    "† a row of our own, not in the paper's table.",
     "↑ higher is better, ↓ lower is better. `ref.`: the row that the others of its group are measured against.",
     "The columns headed {paper_model} are the paper's, measured on another model and other prompts: compare how a "
     "column falls, not its values.",
     "The CSV beside this file holds the same cells in base units (MACs, seconds), more metrics, and every control, not "
     "the best alone.",
 )
-LEFT = {"Row", "Prompts", "Pruned", "Best control", "Verdict"}
+SEEDS_NOTE = (
+    "±: the row was trained {n} times, with {n} seeds; mean and sample standard deviation over the trainings, without "
+    "the latter where it rounds to 0. An interval of such a row runs over training seeds, on the same prompts and "
+    "noises (95 % t interval, Welch's between two such rows; a row of one run counts as a fixed value), every other "
+    "one over prompts."
+)
+LEFT = {"Row", "Prompts", "Best control", "Verdict"}
 SUPERSCRIPTS = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
@@ -61,6 +68,12 @@ def spread(value: float, low: float | None, high: float | None, digits: int, sca
     return f"{text} [{number(low, digits, scale, signed)}, {number(high, digits, scale, signed)}]"
 
 
+def deviation(sd: float | None, digits: int, scale: float) -> str:
+    """ " ± sd" where it shows at these digits."""
+    shown = sd is not None and round(sd * scale, digits) > 0
+    return f" ± {number(sd, digits, scale)}" if shown else ""
+
+
 def _show(cell: Cell, column: Column, notes: Footnotes) -> str:
     if cell.verdict == "reference":
         return "ref."
@@ -69,7 +82,7 @@ def _show(cell: Cell, column: Column, notes: Footnotes) -> str:
     low, high = (cell.low, cell.high) if column.spread else (None, None)
     signed = column.relative and column.spread
     text = spread(cell.value, low, high, column.digits, column.scale, signed)
-    return text + (MARKS[cell.verdict] if cell.verdict in MARKS else "")
+    return text + deviation(cell.sd, column.digits, column.scale) + MARKS.get(cell.verdict, "")
 
 
 def _label(row: Row) -> str:
@@ -85,12 +98,13 @@ def _dataset_section(
     table: Table, dataset: Dataset, cells: Mapping[tuple[str, str, str], Cell], notes: Footnotes
 ) -> str:
     headers = ["Row"] + [column.title + ARROWS[column.direction] for column in table.shown]
-    headers += [f"{table.paper_model} {column.title}" for column in table.paper_column]
+    paper_columns = table.paper_column if dataset.paper else ()
+    headers += [f"{table.paper_model} {column.title}" for column in paper_columns]
     printed = {column.paper: column.key for column in table.column if column.paper}
 
     def line(row: Row) -> list[str]:
         values = [_show(cells[row.label, dataset.key, column.key], column, notes) for column in table.shown]
-        for column in table.paper_column:
+        for column in paper_columns:
             value = cells[row.label, dataset.key, printed[column.metric]].paper
             values.append("" if value is None else f"*{number(value, column.digits, column.scale)}*")
         return [_label(row), *values]
@@ -99,44 +113,55 @@ def _dataset_section(
         return [[f"**{group.title}**"] + [""] * (len(headers) - 1), *map(line, group.row)]
 
     sizes = {cells[row.label, dataset.key, table.difference].n for row in table.rows} - {None}
-    n = f", n = {min(sizes)} a row" if sizes else ""
+    n = f", n = {min(sizes)} a run" if sizes else ""
     grid = _grid((row for each in table.group for row in group(each)), headers)
-    paper = f"In italics: what the paper prints for {dataset.paper}, on another model."
-    return f"## {dataset.title}{n}\n\n{paper}\n\n{grid}\n"
+    paper = f"In italics: what the paper prints for {dataset.paper}, on another model.\n\n" if dataset.paper else ""
+    return f"## {dataset.title}{n}\n\n{paper}{grid}\n"
+
+
+def _mean(runs: Sequence[Record], dataset: Dataset, column: Column) -> str:
+    cell = row_cell(runs, dataset.key, column.key)
+    return number(cell["value"], column.digits, column.scale) + deviation(cell.get("sd"), column.digits, column.scale)
+
+
+def _summary(table: Table, comparisons: Iterable[Comparison]) -> str:
+    """Counts of verdicts; a control that is held against controls itself, as in an ablation, is counted by name."""
+    verdicts: dict[str, list[str]] = {"the best control": []}
+    for c in comparisons:
+        against = c.control.label if c.control.controls else "the best control"
+        verdicts.setdefault(against, []).append(c.verdict)
+    lines = []
+    for against, found in verdicts.items():
+        counts = ", ".join(f"{found.count(v)} {v}" for v in ("better", "no difference", "worse"))
+        if found:
+            lines.append(f"Against {against}, {len(found)} comparisons: **{counts}**.")
+    return "\n\n".join(lines) or f"Nothing to compare: {table.no_record}."
 
 
 def _compare_section(table: Table, comparisons: list[Comparison], notes: Footnotes) -> str:
     best = {(c.metric, c.dataset.key, c.row.label): c for c in comparisons if c.best}
-    rows = [row for row in table.rows if row.controls]
     several = len(table.dataset) > 1
     headers = ["Prompts"] * several + COMPARE_HEADERS
     text = f"## {table.compare_title}\n\n{table.compare_text}\n"
     for metric in table.compare:
         column = table.find_column(metric)
-        lines, verdicts = [], []
-        for dataset in table.dataset:
-            for row in rows:
-                c = best.get((metric, dataset.key, row.label))
-                start = [dataset.key] * several + [row.ratio]
-                if c is None:
-                    reason = f"the pruned row or all its controls: {table.no_record}"
-                    lines.append([*start, notes.mark(reason)] + [""] * (len(COMPARE_HEADERS) - 2))
-                    continue
-                d, verdicts = c.difference, [*verdicts, c.verdict]
-                macs = [record.cell(dataset.key, "macs_full") for record in (c.ours, c.theirs)]
-                values = [record.cell(dataset.key, metric)["value"] for record in (c.ours, c.theirs)]
-                ours, theirs = (number(value, column.digits, column.scale) for value in values)
-                cost = " / ".join(number(cell["value"], 2, 1e-9) if cell else "–" for cell in macs)
-                gap = spread(d.value, d.low, d.high, column.digits, column.scale, True)
-                verdict = {"better": "**ours better**", "worse": "**ours worse**"}.get(c.verdict, c.verdict)
-                lines.append([*start, ours, c.control.label, theirs, gap, verdict, cost])
-        if verdicts:
-            counts = ", ".join(f"{verdicts.count(v)} {v}" for v in ("better", "no difference", "worse"))
-            summary = f"Ours against the best control, {len(verdicts)} comparisons: **{counts}**."
-        else:
-            summary = f"Nothing to compare: {table.no_record}."
-        grid = _grid(lines, headers)
-        text += f"\n### {column.title}{ARROWS[column.direction]}\n\n{summary}\n\n{grid}\n"
+        lines = []
+        for dataset, row in product(table.dataset, (row for row in table.rows if row.controls)):
+            c = best.get((metric, dataset.key, row.label))
+            start = [dataset.key] * several + [row.label]
+            if c is None:
+                reason = f"the row or all its controls: {table.no_record}"
+                lines.append([*start, notes.mark(reason)] + [""] * (len(COMPARE_HEADERS) - 2))
+                continue
+            d, sides = c.difference, (c.ours, c.theirs)
+            ours, theirs = (_mean(runs, dataset, column) for runs in sides)
+            macs = [row_cell(runs, dataset.key, "macs_full") for runs in sides]
+            cost = " / ".join(number(cell["value"], 2, 1e-9) if cell else "–" for cell in macs)
+            gap = spread(d.value, d.low, d.high, column.digits, column.scale, True)
+            verdict = c.verdict if c.verdict == "no difference" else f"**{c.verdict}**"
+            lines.append([*start, ours, c.control.label, theirs, gap, verdict, cost])
+        summary = _summary(table, (c for c in comparisons if c.best and c.metric == metric))
+        text += f"\n### {column.title}{ARROWS[column.direction]}\n\n{summary}\n\n{_grid(lines, headers)}\n"
     return text
 
 
@@ -162,7 +187,7 @@ def _measured_on(table: Table, records: Mapping[str, Record]) -> str:
     parts = [
         f"{models} at {spec['resolution']} px, {spec['profile']} profile",
         _several(stamp["device"] for stamp in stamps if "device" in stamp),
-        f"{spec['limit']} images a prompt set and row",
+        f"{spec['limit']} images a prompt set and run",
         " to ".join(dict.fromkeys([dates[0], dates[-1]])) if dates else "",
         f"commit {_several(commits)}" if commits else "",
     ]
@@ -188,7 +213,7 @@ def _facts(table: Table, records: Mapping[str, Record]) -> str:
 def csv_text(cells: list[Cell]) -> str:
     """The tidy CSV in base units (MACs, seconds); an empty value was not measured."""
     frame = pd.DataFrame([vars(cell) for cell in cells])[CSV_COLUMNS]
-    frame["n"] = frame["n"].astype("Int64")
+    frame[["n", "seeds"]] = frame[["n", "seeds"]].astype("Int64")
     return frame.to_csv(index=False, float_format="%.6g", lineterminator="\n")
 
 
@@ -200,6 +225,8 @@ def markdown(table: Table, records: Mapping[str, Record], cells: list[Cell], com
     sections += [_dataset_section(table, dataset, lookup, notes) for dataset in table.dataset]
     reasons = [f"- –{str(i).translate(SUPERSCRIPTS)} {reason}" for i, reason in enumerate(notes.reasons, 1)]
     general = [note.format(paper_model=table.paper_model) for note in NOTES]
+    if trainings := {len(row.runs) for row in table.rows if row.seeds}:
+        general.append(SEEDS_NOTE.format(n=_several(trainings)))
     explained = [*table.notes, *general, *(column.note for column in table.shown if column.note)]
     sections.append("\n".join(["## Notes\n", *(f"- {note}" for note in explained), *reasons]) + "\n")
     return "\n".join(sections)

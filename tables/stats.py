@@ -1,4 +1,4 @@
-"""Differences on the same prompts, with a paired-bootstrap interval."""
+"""Differences with a 95 % interval: over prompts between two runs, over training seeds between rows of several."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import bootstrap
+from scipy.stats import bootstrap, ttest_1samp, ttest_ind
 
 from benchmarks.spec import BenchmarkError
 
@@ -15,12 +15,18 @@ RESAMPLES = 10_000
 
 @dataclass(frozen=True)
 class Difference:
-    """Mean of the paired differences over `n` prompts, with its 95 % interval [low, high]."""
+    """A mean difference and its 95 % interval [low, high].
+
+    The interval runs over `n` "prompts" or training "seeds", as `over` says. `effect` is the difference in standard
+    deviations of what it runs over; None where that does not vary.
+    """
 
     value: float
     low: float
     high: float
     n: int
+    effect: float | None
+    over: str
 
     def verdict(self, direction: str = "up") -> str:
         """better, worse, or no difference where the interval includes 0; `direction` is the better end."""
@@ -32,7 +38,8 @@ class Difference:
 def paired_difference(one: Sequence[float], other: Sequence[float], what: str) -> Difference:
     """one - other, per prompt, then the mean: percentile bootstrap over prompts, seeded.
 
-    Raises `BenchmarkError` that names `what` when the two do not hold the same number of prompts.
+    The effect is the mean over the standard deviation of the paired differences. Raises `BenchmarkError` that
+    names `what` when the two do not hold the same number of prompts.
     """
     if len(one) != len(other):
         raise BenchmarkError(f"{what}: {len(one)} and {len(other)} samples; a paired difference needs the same prompts")
@@ -43,4 +50,27 @@ def paired_difference(one: Sequence[float], other: Sequence[float], what: str) -
     interval = bootstrap(
         (differences,), np.mean, n_resamples=RESAMPLES, method="percentile", rng=np.random.default_rng(0)
     ).confidence_interval
-    return Difference(float(differences.mean()), float(interval.low), float(interval.high), len(differences))
+    value, sd = float(differences.mean()), float(differences.std(ddof=1))
+    effect = value / sd if sd else None
+    return Difference(value, float(interval.low), float(interval.high), len(differences), effect, "prompts")
+
+
+def seed_difference(ours: Sequence[float], theirs: Sequence[float]) -> Difference:
+    """mean(ours) - mean(theirs), where a side holds one value a training seed: t interval, Welch's between two
+    sides of several seeds. A side of one run counts as a fixed value; at least one side has several.
+
+    `n` is the number of seeds, the smaller one of two sides; the effect is Cohen's d with the pooled deviation.
+    """
+    one, other = np.asarray(ours, dtype=float), np.asarray(theirs, dtype=float)
+    one, other = one - other[0], other - other[0]  # so that equal values give exactly 0
+    value = float(one.mean() - other.mean())
+    counts = [len(side) for side in (one, other) if len(side) > 1]
+    squares = sum(float(np.square(side - side.mean()).sum()) for side in (one, other))
+    if not squares:
+        return Difference(value, value, value, min(counts), None, "seeds")
+    fixed = len(counts) == 1
+    test = ttest_1samp(one - other, 0) if fixed else ttest_ind(one, other, equal_var=False)
+    interval = test.confidence_interval(0.95)
+    # Of a fixed side neither squares nor degrees of freedom are left: what is pooled is the other side's own.
+    effect = value / (squares / (len(one) + len(other) - 2)) ** 0.5
+    return Difference(value, float(interval.low), float(interval.high), min(counts), effect, "seeds")

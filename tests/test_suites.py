@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import record
+from benchmarks import record, training
 from benchmarks.spec import RunSpec, load_suite
-from tables.load import HERE, Table, load_paper, load_table, names
+from tables.load import HERE, Row, Table, load_paper, load_table, names
 
 SUITES = Path(record.__file__).parent / "suites"
 RECORDS = HERE / "records"
@@ -28,17 +28,22 @@ def table(name: str) -> Table:
     return load_table(name)
 
 
+def row_of(name: str) -> dict[str, Row]:
+    return {run: row for row in table(name).rows for run in row.runs}
+
+
 def pruned(name: str) -> list[RunSpec]:
     return [spec for spec in suite(name).values() if spec.method == "dipgo"]
 
 
 def test_every_table_has_a_suite_and_every_suite_a_table():
-    assert {path.stem for path in SUITES.glob("*.toml")} == set(TABLES) >= {f"table{n}" for n in (1, 2, 3, 4, 8)}
+    assert {path.stem for path in SUITES.glob("*.toml")} == set(TABLES) == {f"table{n}" for n in range(1, 9)}
 
 
 @pytest.mark.parametrize("name", TABLES)
 def test_every_row_of_a_table_is_a_run_of_its_suite_and_every_run_a_row(name):
-    assert {row.run for row in table(name).rows if row.run} == set(suite(name))
+    runs = [run for row in table(name).rows for run in row.runs]
+    assert sorted(runs) == sorted(suite(name))
     assert {spec.model for spec in suite(name).values()} == set(table(name).models)
 
 
@@ -56,32 +61,37 @@ def test_every_row_of_the_papers_table_stands_in_ours(name):
 
 @pytest.mark.parametrize("name", TABLES)
 def test_a_row_is_measured_against_its_groups_dense_row(name):
-    for row in table(name).rows:
-        if row.run:
-            baseline = table(name).baseline_of(row)
-            assert suite(name)[row.run].reference == (None if row.run == baseline else baseline)
-            assert {table(name).baseline_of(other) for other in table(name).rows if other.run in row.controls} <= {
-                baseline
-            }
+    for run, row in row_of(name).items():
+        baseline = table(name).baseline_of(row)
+        assert suite(name)[run].reference == (None if run == baseline else baseline)
+        assert {table(name).baseline_of(table(name).find_row(control)) for control in row.controls} <= {baseline}
 
 
 @pytest.mark.parametrize("name", TABLES)
 def test_every_pruned_row_has_its_controls_at_equal_macs(name):
-    rows = {row.run: row for row in table(name).rows}
     for ours in pruned(name):
-        controls = [suite(name)[control] for control in rows[ours.id].controls]
-        assert controls and rows[ours.id].ratio
+        row = row_of(name)[ours.id]
+        controls = [suite(name)[control] for control in row.controls]
+        assert controls
+        if controls[0].method == "dipgo":  # an ablation is held against the row that it varies
+            varied = table(name).find_row(controls[0].id)
+            assert len(controls) == 1 and len(varied.runs) == len(row.runs) and not varied.own
+            assert suite(name)[varied.run].params["ratio"] == ours.params["ratio"]
+            assert all(suite(name)[control].method != "dipgo" for control in varied.controls)
+            continue
         if ours.scheduler == "lcm":  # a step is a quarter of its run
             assert [(c.method, c.scheduler, c.steps) for c in controls] == [("dense", "lcm", ours.steps - 1)]
             continue
-        own = next(c for c in controls if c.method == "kept_timesteps")
+        own = next((c for c in controls if c.method == "kept_timesteps"), None)
         uniform = next(c for c in controls if c.method == "step_skip")
         fewer = {c.scheduler: c.steps for c in controls if c.method == "dense"}
         calls = uniform.params["calls"]
         assert abs(calls - (1 - ours.params["ratio"]) * ours.steps) <= 0.5 + 1e-9
-        assert (own.params["of"], own.params["calls"], own.scheduler) == (ours.id, calls, "ddim")
-        assert uniform.params["mode"] == "hold"
-        assert (uniform.scheduler, uniform.steps, own.steps) == (ours.scheduler, ours.steps, ours.steps)
+        assert (uniform.params["mode"], uniform.scheduler, uniform.steps) == ("hold", ours.scheduler, ours.steps)
+        assert own is not None or name == "table6"  # its schedules are compared with searches; Table 1 has that control
+        if own is not None:
+            assert (own.params["of"], own.params["calls"]) == (row.run, calls)
+            assert (own.scheduler, own.steps) == ("ddim", ours.steps)
         assert fewer == dict.fromkeys({"ddim", "dpm", ours.scheduler}, calls)
 
 
@@ -93,11 +103,70 @@ def test_an_id_is_one_run_in_all_suites_so_that_shared_rows_are_measured_once():
     assert all(len(digests) == 1 for digests in runs.values())
     shared = {"sd2-dpm-50", "sd2-ours-0.70", "sd2-dpm-15", "sd2-ddim-15", "sd2-uniform-0.70", "sd2-own-0.70"}
     assert set(suite("table2")) & set(suite("table4")) == shared
+    few = {"plms-50", "plms-10", "ddim-10", "dpm-10", "uniform-0.80"}
+    ours = {"ours-0.80", "own-0.80"}
+    assert set(suite("table5")) & set(suite("table7")) == few | ours | {"ours-0.80-seed1", "ours-0.80-seed2"}
+    assert set(suite("table1")) & set(suite("table5")) == few | ours
+    assert set(suite("table1")) & set(suite("table6")) > few and not set(suite("table6")) & ours
+
+
+def test_runs_that_need_the_same_pruner_share_its_training():
+    def trainings(name: str) -> dict[str, Path]:
+        return {spec.id: training.path_of(spec, spec.params["train"], Path()) for spec in pruned(name)}
+
+    one, five, six, seven = (trainings(name) for name in ("table1", "table5", "table6", "table7"))
+    assert len(set(one.values())) == 1  # once for all ratios
+    assert one["ours-0.80"] == five["ours-0.80"] == six["search-ours-0.80"] == six["search-ours-0.90"]
+    for seed in (1, 2):
+        assert five[f"ours-0.80-seed{seed}"] == six[f"search-ours-0.80-seed{seed}"] == seven[f"ours-0.80-seed{seed}"]
+    for found in (five, seven):
+        assert len(set(found.values())) == len(found)  # every other run of an ablation is a training of its own
+    assert len({path for run, path in six.items() if run.startswith("encoder")}) == 6
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_the_runs_of_a_row_differ_in_their_training_seed_alone(name):
+    def settings(spec: RunSpec) -> dict:
+        data = spec.to_json()
+        train = {key: value for key, value in data["params"]["train"].items() if key != "seed"}
+        # A first run may be another table's, too, with that table's metrics.
+        return {**data, "params": {**data["params"], "train": train}, "id": None, "metrics": None}
+
+    for row in table(name).rows:
+        runs = [suite(name)[run] for run in row.runs] if row.seeds else []
+        assert not runs or [spec.params["train"]["seed"] for spec in runs] == list(range(len(runs))) and len(runs) >= 3
+        assert all(settings(spec) == settings(runs[0]) for spec in runs)
+
+
+@pytest.mark.parametrize("name", ["table5", "table6", "table7"])
+def test_an_ablation_changes_one_training_setting_of_the_row_it_is_held_against(name):
+    changed = set()
+    for row in table(name).rows:
+        if row.seeds and row.controls and suite(name)[row.controls[0]].method == "dipgo":
+            one, other = (suite(name)[run].params for run in (row.run, row.controls[0]))
+            assert {key: one[key] for key in one if key != "train"} == {
+                key: other[key] for key in other if key != "train"
+            }
+            differ = {key for key in one["train"] if one["train"][key] != other["train"][key]}
+            assert len(differ) == 1
+            changed |= differ
+    assert changed == {"table5": {"loss"}, "table6": {"encoder"}, "table7": {"alpha", "gamma"}}[name]
+
+
+def test_searches_and_ours_share_calibration_and_the_searches_their_budget():
+    searches = [spec for spec in suite("table6").values() if "search" in spec.metrics]
+    assert {spec.method for spec in searches} == {"random_search", "genetic_search", "dipgo"}
+    assert len({tuple(sorted(spec.params["fitness"].items())) for spec in searches}) == 1
+    assert len({spec.params["search"]["evaluations"] for spec in searches if "search" in spec.params}) == 1
 
 
 @pytest.mark.parametrize("name", TABLES)
 def test_rows_of_a_table_compare_at_equal_n_by_the_same_metrics(name):
-    assert len({(spec.limit, spec.prompts, spec.seed, spec.metrics) for spec in suite(name).values()}) == 1
+    assert len({(spec.limit, spec.prompts, spec.seed) for spec in suite(name).values()}) == 1
+    for spec in suite(name).values():
+        assert {"macs", table(name).difference, *table(name).compare} <= set(spec.metrics)
+    if not any(row.seeds for row in table(name).rows):
+        assert len({spec.metrics for spec in suite(name).values()}) == 1
     assert {dataset.key for dataset in table(name).dataset} == set(next(iter(suite(name).values())).prompts)
 
 

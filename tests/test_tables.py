@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import re
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +16,9 @@ from benchmarks.record import Record
 from benchmarks.spec import BenchmarkError, RunSpec, load_suite
 from tables.__main__ import main
 from tables.load import Row, load_paper, load_records, load_table, paper_value
-from tables.measure import paper_verdict
-from tables.render import CSV_COLUMNS, number, render
-from tables.stats import paired_difference
+from tables.measure import difference, paper_verdict
+from tables.render import CSV_COLUMNS, deviation, number, render
+from tables.stats import paired_difference, seed_difference
 
 SUITES = Path(record.__file__).parent / "suites"
 MODELS = ("emoji-sd", "emoji-bk-base", "emoji-bk-small", "emoji-sd2", "emoji-xl-lcm")
@@ -30,7 +32,7 @@ def suite(name: str = "table1", digest: str = "5a17e71c") -> dict[str, RunSpec]:
 def synthetic(spec: RunSpec, images: int = IMAGES) -> Record:
     """Quality falls with the calls that a run computes; every number is invented."""
     share = spec.params.get("calls", spec.steps * (1 - spec.params.get("ratio", 0))) / 50
-    rng = np.random.default_rng(len(spec.id))
+    rng = np.random.default_rng(zlib.crc32(spec.id.encode()))
     prompts = np.random.default_rng(7).normal(28, 3, images)  # what the rows share: the prompts
     samples, metrics = {}, {}
     for dataset in spec.prompts:
@@ -60,6 +62,12 @@ def synthetic(spec: RunSpec, images: int = IMAGES) -> Record:
     if spec.method == "dipgo":
         metrics["all"] |= {"step_skip_share": {"value": 1 - share / 2}, "training_seconds": {"value": 301.2}}
         absent = {}
+    if "search" in spec.metrics:
+        metrics["all"] |= {"search_seconds": {"value": 90.0}, "fitness": {"value": 0.012}}
+        if spec.method == "dipgo":
+            absent = {"evaluations": "synthetic reason: trained, not searched"}
+        else:
+            metrics["all"] |= {"evaluations": {"value": 400}}
     stamp = {
         "commit": "0123456789abcdef",
         "dirty": False,
@@ -80,24 +88,34 @@ def folder(tmp_path: Path) -> Path:
     return write_all(tmp_path / "records")
 
 
+def render_frame(name: str, folder: Path) -> tuple[str, pd.DataFrame]:
+    files = render(name, folder)
+    cells = pd.read_csv(io.StringIO(files[f"{name}.csv"]))
+    return files[f"{name}.md"], cells.set_index(CSV_COLUMNS[:3]).sort_index()
+
+
 @pytest.fixture(scope="module")
 def rendered(tmp_path_factory) -> tuple[str, pd.DataFrame]:
     """The markdown and the CSV of the untouched synthetic records."""
-    files = render("table1", write_all(tmp_path_factory.mktemp("records")))
-    cells = pd.read_csv(io.StringIO(files["table1.csv"]))
-    return files["table1.md"], cells.set_index(CSV_COLUMNS[:3]).sort_index()
+    return render_frame("table1", write_all(tmp_path_factory.mktemp("records")))
 
 
-def rewrite(folder: Path, name: str, **changes) -> None:
+@pytest.fixture(scope="module")
+def seeded(tmp_path_factory) -> tuple[str, pd.DataFrame]:
+    """The same of Table 5, whose rows have three training seeds."""
+    return render_frame("table5", write_all(tmp_path_factory.mktemp("records"), "table5"))
+
+
+def rewrite(folder: Path, name: str, table: str = "table1", **changes) -> None:
     """Replaces a synthetic record by one with other contents."""
-    spec = suite()[name]
+    spec = suite(table)[name]
     data = synthetic(spec, changes.pop("images", IMAGES))
     record.write(Record(**{**vars(data), **changes}), folder, replace=True)
 
 
 def line(markdown: str, label: str, section: int = -1) -> list[str]:
     """The cells of a row; section -2 is the first prompt set, -1 the last."""
-    rows = [row for row in markdown.split("\n") if row.startswith(f"| {label} ")]
+    rows = [row for row in markdown.split("\n") if re.match(rf"\| {re.escape(label)} +\|", row)]
     return [cell.strip() for cell in rows[section].strip("|").split("|")]
 
 
@@ -130,6 +148,42 @@ def test_a_difference_has_a_direction_and_needs_an_interval_without_zero():
     assert [d.verdict("down") for d in (up, down, none)] == ["worse", "better", "no difference"]
 
 
+def test_the_effect_of_a_paired_difference_is_its_mean_in_standard_deviations():
+    assert paired_difference([2, 3, 4], [0, 0, 0], "t").effect == pytest.approx(3)
+    assert paired_difference([2, 2, 2], [1, 1, 1], "t").effect is None
+
+
+def test_the_interval_over_seeds_is_students_and_welchs():
+    t2, t4 = 4.302653, 2.776445  # 97.5 % points of t with 2 and 4 degrees of freedom
+    one = seed_difference([1, 2, 3], [1])
+    assert (one.value, one.n, one.over) == (1, 3, "seeds")
+    assert (one.low, one.high) == pytest.approx((1 - t2 / 3**0.5, 1 + t2 / 3**0.5), rel=1e-5)
+    two = seed_difference([11, 12, 13], [1, 2, 3])  # equal variances: Welch's degrees of freedom are 4
+    assert (two.low, two.high) == pytest.approx((10 - t4 * (2 / 3) ** 0.5, 10 + t4 * (2 / 3) ** 0.5), rel=1e-5)
+    assert (one.effect, two.effect) == (pytest.approx(1), pytest.approx(10))
+    back = seed_difference([1], [1, 2, 3])
+    assert (back.value, back.low, back.high) == pytest.approx((-one.value, -one.high, -one.low))
+    assert (one.verdict(), two.verdict(), two.verdict("down")) == ("no difference", "better", "worse")
+
+
+@pytest.mark.parametrize("counts", [(3, 3), (3, 1), (1, 3), (3, 2)])
+def test_seeds_that_agree_to_the_last_bit_give_an_interval_without_width(counts):
+    same, above = (seed_difference([30.1 + d] * counts[0], [30.1] * counts[1]) for d in (0, 0.5))
+    assert (same.value, same.low, same.high, same.effect) == (0, 0, 0, None) and same.verdict() == "no difference"
+    assert above.low == above.high == above.value == pytest.approx(0.5) and above.verdict() == "better"
+
+
+def test_runs_differ_over_prompts_and_rows_of_several_seeds_over_the_seeds():
+    one, other, *rest = (synthetic(spec) for spec in suite("table5").values() if spec.method == "dipgo")
+    assert difference([one], [other], "seen", "psnr").over == "prompts"
+    gap = difference([one, rest[0]], [other], "seen", "psnr")
+    means = [each.metrics["seen"]["psnr"]["value"] for each in (one, rest[0], other)]
+    assert (gap.over, gap.n) == ("seeds", 2)
+    assert gap.value == pytest.approx((means[0] + means[1]) / 2 - means[2])
+    assert difference([one], [other], "seen", "kid_efflite0") is None  # it has no samples
+    assert difference([one], [], "seen", "psnr") is None
+
+
 def test_paper_verdicts_depend_on_the_profile():
     assert paper_verdict(29.0, 29.0, "embedded") == "another model"
     assert [paper_verdict(v, 100.0, "paper") for v in (98.1, 101.9, 97.9)] == ["agrees", "agrees", "differs"]
@@ -137,6 +191,10 @@ def test_paper_verdicts_depend_on_the_profile():
 
 def test_numbers_have_a_true_minus_and_no_negative_zero():
     assert [number(v, 2, signed=True) for v in (-0.004, -1.5, 0.25)] == ["+0.00", "−1.50", "+0.25"]
+
+
+def test_a_deviation_shows_where_it_does_not_round_to_zero():
+    assert [deviation(sd, 2, 1.0) for sd in (0.314, 0.006, 0.004, None)] == [" ± 0.31", " ± 0.01", "", ""]
 
 
 def test_csv_is_tidy_and_names_the_record_of_every_value(rendered, folder):
@@ -176,8 +234,8 @@ def test_pruned_rows_are_held_against_the_best_of_their_controls(rendered):
     assert ours.loc["psnr_vs_control", "value"] == ours.loc[f"psnr_vs_{best}", "value"]
     assert ours.loc["psnr_vs_control", "value"] == min(ours.loc[f"psnr_vs_{name}", "value"] for name in controls)
     assert ours.loc["psnr_vs_control", "verdict"] == "better"  # the synthetic 2 dB
-    assert "8 comparisons: **8 better, 0 no difference, 0 worse**" in markdown
-    assert "**ours better**" in markdown
+    assert "Against the best control, 8 comparisons: **8 better, 0 no difference, 0 worse**" in markdown
+    assert "| **better** " in markdown
 
 
 def test_markdown_keeps_the_papers_values_in_columns_of_their_own(rendered):
@@ -224,9 +282,79 @@ def test_groups_of_several_models_are_measured_against_their_own_dense_rows(tmp_
     cell = cells.loc["DPM-Solver++ 2M - 13 steps", "held-out", "clip_score_diff"]
     assert cell["value"] == pytest.approx(np.mean(np.subtract(one, base)), rel=1e-3)  # samples have 5 digits
     markdown = files["table4.md"]
-    for words in ("emoji-sd2 (weights", "emoji-xl-lcm (weights", "Ours against the best control, 4 comparisons"):
+    for words in ("emoji-sd2 (weights", "emoji-xl-lcm (weights", "Against the best control, 4 comparisons"):
         assert words in markdown
-    assert "| Pruned " in markdown and "| Prompts " not in markdown  # there is one prompt set
+    assert "| Prompts " not in markdown  # there is one prompt set
+
+
+def test_a_row_of_several_seeds_shows_mean_and_deviation_over_its_runs(seeded):
+    markdown, cells = seeded
+    runs = [synthetic(suite("table5")[f"loss-l1-seed{seed}"]) for seed in range(3)]
+    means = [each.metrics["held-out"]["psnr"]["value"] for each in runs]
+    cell = cells.loc["L1", "held-out", "psnr"]
+    assert cell["value"] == pytest.approx(np.mean(means), rel=1e-5)
+    assert cell["sd"] == pytest.approx(np.std(means, ddof=1), rel=1e-5)
+    assert (cell["seeds"], cell["n"], cell["run"]) == (3, IMAGES, " ".join(each.file for each in runs))
+    assert line(markdown, "L1")[5] == f"{np.mean(means):.2f} ± {np.std(means, ddof=1):.2f}"
+    assert line(markdown, "L1")[1] == "2.46"  # equal MACs: no deviation to show
+    assert cells.loc["L1", "held-out", "macs_full"]["sd"] == 0
+    assert "±: the row was trained 3 times, with 3 seeds" in markdown
+    single = cells.loc["PLMS - 10 steps", "held-out", "psnr"]
+    assert np.isnan(single["sd"]) and np.isnan(single["seeds"])
+
+
+def test_differences_of_a_row_of_several_seeds_run_over_the_seeds(seeded):
+    _, cells = seeded
+    dense, *runs = (
+        synthetic(suite("table5")[name]).metrics["seen"]["clip_score"]["value"]
+        for name in ("plms-50", "loss-l2-seed0", "loss-l2-seed1", "loss-l2-seed2")
+    )
+    cell = cells.loc["L2", "seen", "clip_score_diff"]
+    half = 4.302653 * np.std(runs, ddof=1) / 3**0.5
+    gap = np.mean(runs) - dense
+    assert (cell["value"], cell["low"], cell["high"]) == pytest.approx((gap, gap - half, gap + half), abs=1e-3)
+    assert (cell["n"], cell["seeds"]) == (3, 3)
+
+
+def test_an_ablation_is_counted_against_the_row_it_varies(seeded):
+    markdown, cells = seeded
+    assert markdown.count("Against SSIM, 6 comparisons: **") == markdown.count("Against the best control, 2 comp") == 2
+    gaps = cells.loc["L1", "seen"]["value"]
+    assert gaps["psnr_vs_control"] == gaps["psnr_vs_ours-0.80"]
+
+
+def test_a_prompt_set_that_the_paper_lacks_has_no_column_of_the_papers(seeded):
+    markdown, _ = seeded
+    assert line(markdown, "L1")[-1] == "*29.94*" and len(line(markdown, "L1")) == len(line(markdown, "L1", -2)) + 1
+    assert "prints for COCO2017" in markdown and "prints for ," not in markdown
+
+
+def test_a_row_that_lacks_a_seed_is_not_measured_and_names_it(tmp_path, seeded):
+    next(write_all(tmp_path, "table5").glob("loss-l2-seed1-*")).unlink()
+    markdown, cells = render_frame("table5", tmp_path)
+    assert cells.loc["L2"]["value"].isna().all()
+    reason = "not measured yet, run `nox -s reproduce-table5`; without a record: loss-l2-seed1"
+    assert f"- {line(markdown, 'L2')[1]} {reason}\n" in markdown
+    others = cells.drop("L2").index
+    pd.testing.assert_frame_equal(cells.loc[others], seeded[1].loc[others])
+
+
+def test_a_metric_that_one_seed_lacks_is_absent_and_names_the_run(tmp_path):
+    write_all(tmp_path, "table5")
+    held = synthetic(suite("table5")["loss-l1-seed2"]).metrics
+    rewrite(tmp_path, "loss-l1-seed2", "table5", metrics={**held, "all": {"macs_full": {"value": 1.0}}})
+    markdown, cells = render_frame("table5", tmp_path)
+    assert np.isnan(cells.loc["L1", "seen", "macs_paper"]["value"]) and cells.loc["L1", "seen", "macs_full"]["sd"] > 0
+    assert f"- {line(markdown, 'L1')[1]} the record has no macs_paper (loss-l1-seed2)" in markdown
+
+
+def test_searches_show_minutes_evaluations_and_the_papers_hours(tmp_path):
+    markdown, cells = render_frame("table6", write_all(tmp_path, "table6"))
+    genetic, ours = (line(markdown, label) for label in ("Genetic search, 0.80", "Ours, 0.80"))
+    assert genetic[1:4] == ["1.5", "400", "0.0120"]
+    assert genetic[-3:] == ["*25.0*", "*3.34*", "*29.37*"] and ours[-3:] == ["*2.3*", "*3.38*", "*30.29*"]
+    assert f"- {ours[2]} synthetic reason: trained, not searched\n" in markdown
+    assert cells.loc["Genetic search, 0.80", "held-out", "search_seconds"]["paper"] == 25 * 3600
 
 
 def test_the_table_renders_without_any_record(tmp_path):
@@ -252,7 +380,7 @@ def test_rendering_is_deterministic(folder):
 
 def test_unequal_numbers_of_samples_are_refused(folder):
     rewrite(folder, "plms-25", images=IMAGES - 1)
-    with pytest.raises(BenchmarkError, match=f"plms-25-.*: {IMAGES - 1} and {IMAGES} samples"):
+    with pytest.raises(BenchmarkError, match=f"{IMAGES - 1} samples in plms-25-.*, {IMAGES} in plms-50-"):
         render("table1", folder)
 
 
@@ -309,6 +437,7 @@ def test_an_unknown_table_gets_one_line_and_a_non_zero_exit(tmp_path, caplog):
             "unknown run 'plms-51'; did you mean plms-5 or plms-50",
         ),
         ('run = "plms-25"', "", "needs either `run` or `missing`"),
+        ('run = "plms-25"', 'run = "plms-25"\nseeds = ["plms-25"]', "row 'PLMS - 25 steps' names a run twice"),
         ('label = "PLMS - 25 steps"', 'label = "PLMS - 50 steps"', "two rows are called"),
         ('compare = ["psnr"', 'compare = ["psrn"', "unknown column 'psrn'; did you mean psnr"),
         ('title = "speedup"', 'titel = "speedup"', "unknown field 'titel'; did you mean title"),
