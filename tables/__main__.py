@@ -1,4 +1,4 @@
-"""`python -m tables render [TABLE ...]`: records into tables/out, or with --check a comparison with it."""
+"""`python -m tables render [TABLE ...] [claims]`: records into tables/out, or with --check a comparison with it."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 
 from benchmarks.record import write_text
 from benchmarks.spec import BenchmarkError
+from tables.ledger import LEDGER, render_claims
 from tables.load import HERE, names
 from tables.render import render
 
@@ -31,14 +32,17 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tables")
     commands = parser.add_subparsers(dest="command", required=True)
     command = commands.add_parser("render", help="turn records into markdown and CSV")
-    command.add_argument("tables", nargs="*", metavar="TABLE", help="default: every table that has a spec")
+    command.add_argument(
+        "tables", nargs="*", metavar="TABLE", help="default: every table that has a spec, and the claims"
+    )
     command.add_argument("--records", type=Path, default=HERE / "records", metavar="DIR")
     command.add_argument("--out", type=Path, default=HERE / "out", metavar="DIR")
     command.add_argument("--check", action="store_true", help="write nothing; exit 1 where out is stale")
     options = parser.parse_args(arguments)
     try:
-        for name in options.tables or names():
-            for file, text in render(name, options.records).items():
+        for name in options.tables or [*names(), LEDGER]:
+            files = render_claims(options.records) if name == LEDGER else render(name, options.records)
+            for file, text in files.items():
                 path = options.out / file
                 if not options.check:
                     write_text(path, text)

@@ -1,0 +1,132 @@
+"""The paper's claims as data (claims.toml): which rows of the tables each rests on, and what it expects of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+
+from benchmarks.spec import BenchmarkError, RunSpec, construct, load_suite, read_toml, unknown
+from tables.load import HERE, load_paper, load_table
+
+DIFFERENCES = ("better", "not worse", "collapses")
+RATIOS = ("at most", "at least")
+CONTROLS = ("same sampler", "another sampler", "uniform skip", "own timesteps")
+SUITES = HERE.parent / "benchmarks" / "suites"
+
+
+@dataclass(frozen=True)
+class Check:
+    """A row of a table against others of it, named by their runs, in each of the metrics.
+
+    `expect` is of the difference ours - theirs on each prompt set: "better" than 0; "not worse" by more than `bound`;
+    "collapses" by at least `bound`, both a share of their value. Or of the ratio ours / theirs of what depends on no
+    prompt: "at most" or "at least" `bound`. `why`: where the bound comes from. `printed`: the paper's metric, where
+    it is another than the column's. `beside`: shown, decides nothing.
+    """
+
+    table: str
+    ours: str
+    theirs: tuple[str, ...]
+    metrics: tuple[str, ...]
+    expect: str = "better"
+    bound: float = 0.0
+    why: str = ""
+    printed: str = ""
+    beside: bool = False
+
+
+@dataclass(frozen=True)
+class Controls:
+    """Every pruned row of the tables is expected better than each of its controls of these kinds, in every metric
+    that the table compares with its controls."""
+
+    tables: tuple[str, ...]
+    kinds: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Claim:
+    """`source`: where the paper says it. `note`: what the reader must know besides. It holds when every check does."""
+
+    number: str
+    text: str
+    source: str
+    note: str = ""
+    check: tuple[Check, ...] = ()
+    controls: tuple[Controls, ...] = ()
+
+
+def _validate(check: Check) -> None:
+    table = load_table(check.table)
+    if check.expect not in DIFFERENCES + RATIOS:
+        raise unknown("expectation", check.expect, DIFFERENCES + RATIOS)
+    if check.expect != "better" and not (check.bound > 0 and check.why):
+        raise BenchmarkError(f"{check.expect!r} needs a bound above 0 and its reason in `why`; add them")
+    if not check.theirs or not check.metrics:
+        raise BenchmarkError("a check needs runs in `theirs` and names in `metrics`; add them")
+    runs = {row.run for row in table.rows} - {""}
+    for run in (check.ours, *check.theirs):
+        if run not in runs:
+            raise unknown("run", run, runs)
+    columns = {column.key: column for column in table.column}
+    for metric in check.metrics:
+        if metric not in columns:
+            raise unknown("metric", metric, columns)
+        if check.expect in DIFFERENCES and not columns[metric].direction:
+            raise BenchmarkError(f"{metric} has no better end; check a ratio of it instead")
+    printed = set(load_paper()["metric"])
+    if check.printed and check.printed not in printed:
+        raise unknown("paper metric", check.printed, printed)
+
+
+def load_claims(path: Path = HERE / "claims.toml") -> list[Claim]:
+    """Raises `BenchmarkError` for an unknown field, table, run, metric, kind or expectation, for a bound without a
+    reason, and for two claims of one number."""
+    claims: list[Claim] = []
+    for item in read_toml(path).get("claim", []):
+        where = f"{path}: claim {item.get('number', '(no number)')}"
+        own = tuple(construct(Check, check, where) for check in item.get("check", []))
+        controls = tuple(construct(Controls, each, where) for each in item.get("controls", []))
+        claim = construct(Claim, {**item, "check": own, "controls": controls}, where)
+        if claim.number in {other.number for other in claims}:
+            raise BenchmarkError(f"{where}: two claims have this number; change one")
+        if not controls and all(check.beside for check in own):
+            raise BenchmarkError(f"{where}: nothing decides; add controls or a check that is not beside")
+        try:
+            for check in own:
+                _validate(check)
+            for kind in (kind for each in controls for kind in each.kinds):
+                if kind not in CONTROLS:
+                    raise unknown("kind of control", kind, CONTROLS)
+            for name in (name for each in controls for name in each.tables):
+                load_table(name)
+        except BenchmarkError as error:
+            raise BenchmarkError(f"{where}: {error}") from None
+        claims.append(claim)
+    return claims
+
+
+def _kind(ours: RunSpec, control: RunSpec) -> str:
+    if control.method == "dense":
+        return "same sampler" if control.scheduler == ours.scheduler else "another sampler"
+    return {"step_skip": "uniform skip", "kept_timesteps": "own timesteps"}.get(control.method, control.method)
+
+
+def checks(claim: Claim) -> Iterator[Check]:
+    """The claim's own checks, then one for each pruned row, control and metric of its `controls`; a pair that two
+    tables share comes once."""
+    yield from claim.check
+    seen: set[tuple[str, str, str]] = set()
+    for controls in claim.controls:
+        for table in map(load_table, controls.tables):
+            # Kinds are read off the suite, since a control without a record has one, too.
+            suite = load_suite(SUITES / f"{table.name}.toml", dict.fromkeys(table.models, "any"))
+            runs = {spec.id: spec for spec in suite}
+            for metric, row in product(table.compare, table.rows):
+                for control in row.controls:
+                    key = (row.run, control, metric)
+                    if key not in seen and _kind(runs[row.run], runs[control]) in controls.kinds:
+                        seen.add(key)
+                        yield Check(table.name, row.run, (control,), (metric,))
