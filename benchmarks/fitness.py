@@ -20,6 +20,7 @@ from baselines import Plan
 from benchmarks import models
 from benchmarks.generate import sample
 from benchmarks.record import write_text
+from benchmarks.shards import ALONE, Shards
 from benchmarks.spec import BenchmarkError, RunSpec, construct
 from benchmarks.zoo import zoo
 from dipgo import DipgoError, Sampler, Schedule, gated_together, initial_noise, picture_seeds, rollout
@@ -124,12 +125,14 @@ class Fitness:
     """`baselines.context.Fitness`: evaluates what the journal in `path` lacks and writes it there, batch by batch.
 
     A search that was killed asks for the same schedules again and finds their losses there, so that it goes on
-    where it stopped and nothing counts twice. Raises `DipgoError` for a loss that is not finite, with all finished
-    evaluations kept.
+    where it stopped and nothing counts twice. Processes that search together (`shards`) evaluate a part of every
+    batch each. Raises `DipgoError` for a loss that is not finite, with all finished evaluations kept.
     """
 
-    def __init__(self, calibration: Callable[[], Calibration], images: int, path: Path, title: str) -> None:
-        self._calibration, self.path, self.title = calibration, path, title
+    def __init__(
+        self, calibration: Callable[[], Calibration], images: int, path: Path, title: str, shards: Shards = ALONE
+    ) -> None:
+        self._calibration, self.path, self.title, self.shards = calibration, path, title, shards
         self.together = max(1, TOGETHER // max(images, 1))
         self.journal = read_journal(path)
         self.asked: set[str] = set()
@@ -148,9 +151,11 @@ class Fitness:
         missing = {d: s for d, s in zip(digests, schedules, strict=True) if d not in self.journal.losses}
         todo = list(missing.items())
         with tqdm(total=len(todo), desc=self.title, unit="schedule", disable=not todo) as progress:
-            for start in range(0, len(todo), self.together):
-                batch = todo[start : start + self.together]
-                self._keep([digest for digest, _ in batch], self.calibration.losses([s for _, s in batch]))
+            step = self.together * self.shards.count
+            for start in range(0, len(todo), step):
+                batch = todo[start : start + step]
+                losses = self.shards.map(self.calibration.losses, [schedule for _, schedule in batch])
+                self._keep([digest for digest, _ in batch], losses)
                 progress.update(len(batch))
         self.asked.update(digests)
         return [self.journal.losses[digest] for digest in digests]
@@ -176,17 +181,19 @@ class Fitness:
         self.write()
 
     def write(self) -> None:
-        write_text(self.path, json.dumps(asdict(self.journal)) + "\n")
+        if self.shards.index == 0:
+            write_text(self.path, json.dumps(asdict(self.journal)) + "\n")
 
 
-def fitness_of(spec: RunSpec, folder: Path) -> Fitness:
+def fitness_of(spec: RunSpec, folder: Path, shards: Shards = ALONE) -> Fitness:
     """The fitness that a run's `params["fitness"]` asks for; its journal lies in `folder`.
 
     Every search has a journal of its own; all runs that do not search share one.
     """
     config = _config(spec)
     settings = spec.model, spec.scheduler, spec.steps, spec.guidance
-    return Fitness(lambda: calibration(*settings, config), config.images, path_of(spec, folder), f"search, {spec.id}")
+    path, title = path_of(spec, folder), f"search, {spec.id}"
+    return Fitness(lambda: calibration(*settings, config), config.images, path, title, shards)
 
 
 def path_of(spec: RunSpec, folder: Path) -> Path:

@@ -42,14 +42,15 @@ def generate(
     guidance: float,
     batch: int,
     title: str,
+    part: slice = slice(None),
 ) -> list[Path]:
-    """Make the pictures that `folder` lacks and return the paths of all, one for each caption.
+    """Make the pictures of `part` that `folder` lacks and return the paths of all, one for each caption.
 
     The noise of a picture depends on `seed` and its caption's index alone.
     """
     paths = image_paths(folder, len(captions))
     folder.mkdir(parents=True, exist_ok=True)
-    missing = [index for index, path in enumerate(paths) if not path.exists()]
+    missing = [index for index in range(len(paths))[part] if not paths[index].exists()]
     with tqdm(total=len(missing), desc=title, unit="image", disable=not missing) as progress:
         for start in range(0, len(missing), batch):
             indices = missing[start : start + batch]

@@ -6,18 +6,31 @@ import json
 import logging
 import shutil
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from baselines import Plan, method
 from benchmarks import fitness, latency, models, record, training
-from benchmarks.cells import latency_cells, macs_cells, search_cells, training_cells
-from benchmarks.fitness import fitness_of
+from benchmarks.assemble import assemble
 from benchmarks.jobs import Job, run_jobs
 from benchmarks.provenance import provenance
 from benchmarks.record import Record, write_text
+from benchmarks.shards import shards
 from benchmarks.spec import RunSpec, unknown
-from benchmarks.tasks import JUDGE, PRUNERS, REFERENCE, SEARCHES, Task, captions_of, context_of, score, search, train
+from benchmarks.tasks import (
+    JUDGE,
+    PRUNERS,
+    REFERENCE,
+    SEARCHES,
+    Task,
+    captions_of,
+    context_of,
+    draw,
+    score,
+    search,
+    train,
+)
 from benchmarks.zoo import zoo
 from dipgo import DipgoError
 
@@ -34,17 +47,27 @@ class Suite:
 
     def __init__(self, specs: Sequence[RunSpec], workspace: Path, records: Path, batch: int, workers: int) -> None:
         self.specs = {spec.id: spec for spec in specs}
-        self.workspace, self.records, self.batch, self.workers = workspace, records, batch, workers
+        self.workspace, self.records, self.batch = workspace, records, batch
+        self.workers = workers if shards().count == 1 else 1  # launched processes are the workers
         self.pruners, self.searches = workspace / PRUNERS, workspace / SEARCHES
         self.plans: dict[str, Plan] = {}
 
     def run(self, only: Sequence[str], *, fresh: bool) -> dict[str, str]:
         """Measure the rows in `only` that are not finished; returns the reason for each that cannot be."""
         wanted = self._with_needs(only)
-        if fresh:
+        if fresh and shards().index == 0:
             self._forget(wanted)
+        shards().wait()
         todo = [spec for spec in wanted if not self._finished(spec)]
         log.info("%d of %d runs are finished; %d to go", len(wanted) - len(todo), len(wanted), len(todo))
+        if shards().count > 1:
+            self._share(todo)
+        failed = self._finish(todo) if shards().index == 0 else {}
+        shards().wait()
+        return failed
+
+    def _finish(self, todo: Sequence[RunSpec]) -> dict[str, str]:
+        """Whatever is left to make, the latency, and the records; the reason for each run that cannot be measured."""
         failed = self._make(todo)
         for name, reason in failed.items():
             log.warning("%s cannot be measured: %s", name, reason)
@@ -85,6 +108,24 @@ class Suite:
             self.plans[spec.id] = method(spec.method)(context)
         return self.plans[spec.id]
 
+    def _share(self, specs: Sequence[RunSpec]) -> None:
+        """What launched processes do side by side: each trains some of the pruners and makes a part of every prompt
+        set's pictures, and all search together. What fails is left for the one that finishes, which says why."""
+        prepare = self._preparations(specs)
+        trainings = [job.call() for path, job in prepare.items() if path.parent == self.pruners]
+        searches = [(*job.call(), shards()) for path, job in prepare.items() if path.parent == self.searches]
+        for function, *arguments in [*trainings[shards().part], *searches]:
+            with suppress(DipgoError):
+                function(*arguments)
+        shards().wait()
+        unprepared = self._preparations(specs)
+        for spec in specs:
+            if not unprepared.keys() & set(self._prepared(spec)):
+                with suppress(DipgoError):
+                    for name in spec.prompts:
+                        draw(self._task(spec, name), shards().part)
+        shards().wait()
+
     def _make(self, specs: Sequence[RunSpec]) -> dict[str, str]:
         """Trains the pruners, and makes and scores the pictures, that runs lack; reasons by id where that failed."""
         broken = run_jobs(self._jobs(specs), self.workers)
@@ -105,13 +146,18 @@ class Suite:
         with; trainings and searches, which take longest; all other prompt sets."""
         references = {spec.reference for spec in specs}
         jobs = self._scoring([spec for spec in specs if spec.id in references])
+        return jobs | self._preparations(specs) | self._scoring(specs)
+
+    def _preparations(self, specs: Sequence[RunSpec]) -> dict[Path, Job]:
+        """The trainings and searches that are not through yet."""
+        jobs = {}
         for spec in specs:
             for path in self._prepared(spec):
                 if path.parent == self.pruners and not path.exists():
                     jobs[path] = Job(f"pruner of {spec.id}", lambda spec=spec: (train, spec, self.pruners))
                 elif path.parent == self.searches and not fitness.read_journal(path).finished:
                     jobs[path] = Job(f"search of {spec.id}", lambda spec=spec: (search, spec, self.workspace))
-        return jobs | self._scoring(specs)
+        return jobs
 
     def _prepared(self, spec: RunSpec) -> list[Path]:
         """The files of the training and of the search that a run's method starts from, if it does."""
@@ -130,13 +176,16 @@ class Suite:
                 if (self._folder(spec) / f"{name}.json").exists():
                     continue
 
-                def call(spec: RunSpec = spec, name: str = name, dense: RunSpec = dense) -> tuple[Any, ...]:
-                    folders = self._folder(spec), self._folder(dense)
-                    return score, Task(spec, self.plan(spec), name, *folders, self.batch)
+                def call(spec: RunSpec = spec, name: str = name) -> tuple[Any, ...]:
+                    return score, self._task(spec, name)
 
                 needs = [*prepared, *([(dense.digest, name)] if dense is not spec else [])]
                 jobs[spec.digest, name] = Job(f"{spec.id}, {name}", call, tuple(needs))
         return jobs
+
+    def _task(self, spec: RunSpec, prompts: str) -> Task:
+        dense = self.specs[spec.reference or spec.id]
+        return Task(spec, self.plan(spec), prompts, self._folder(spec), self._folder(dense), self.batch)
 
     def _time(self, specs: Sequence[RunSpec]) -> None:
         """Latency of all runs that lack it, in turn with their dense references."""
@@ -155,40 +204,8 @@ class Suite:
             write_text(self._folder(spec) / "latency.json", json.dumps(rounds) + "\n")
 
     def _write_record(self, spec: RunSpec) -> None:
-        scored = {name: json.loads((self._folder(spec) / f"{name}.json").read_text()) for name in spec.prompts}
-        plan = self.plan(spec)
-        branches = 2 if models.load(spec.model).branch_guidance(spec.guidance) > 1 else 1
-        independent = macs_cells(plan, branches)
-        if "latency" in spec.metrics:
-            independent |= latency_cells(json.loads((self._folder(spec) / "latency.json").read_text()))
-        absent = {} if "step_skip_share" in independent else {"step_skip_share": "nothing is skipped"}
-        if "train" in spec.params:
-            independent |= training_cells(training.train_once(spec, spec.params["train"], self.pruners))
-        trace = None
-        if "search" in spec.metrics:
-            evaluated = fitness_of(spec, self.searches)
-            independent |= search_cells(evaluated.journal, evaluated([plan.schedule])[0])
-            trace = evaluated.journal.trace if "search" in spec.params else None
-            if "evaluations" not in independent:
-                absent["evaluations"] = "no search: the pruner is trained by gradients"
-                independent["search_seconds"] = independent["training_seconds"]
-        weights = {spec.model: spec.revision, JUDGE: zoo.revision(JUDGE)}
-        schedule = plan.schedule.to_dict() | {"calls": plan.schedule.calls}
-        done = Record(
-            id=spec.id,
-            digest=spec.digest,
-            spec=spec.to_json(),
-            metrics={record.ALL: independent, **{name: found["metrics"] for name, found in scored.items()}},
-            samples={name: found["samples"] for name, found in scored.items()},
-            absent=absent,
-            provenance=provenance(weights, self.workers)
-            | {
-                "seconds": {name: found["seconds"] for name, found in scored.items()},
-                "batch": self.batch,
-            },
-            schedule=schedule if plan.schedule.reuse.any() else None,
-            trace=trace,
-        )
+        settings = {"batch": self.batch, "workers": self.workers, "processes": shards().count}
+        done = assemble(spec, self.plan(spec), self.workspace, settings)
         record.write(done, self.records, replace=True)
 
     def _write_absent(self, spec: RunSpec, reason: str) -> None:

@@ -18,6 +18,7 @@ from benchmarks.clip_score import ClipJudge
 from benchmarks.fitness import fitness_of
 from benchmarks.generate import generate, image_paths
 from benchmarks.record import write_text
+from benchmarks.shards import ALONE, Shards
 from benchmarks.spec import RunSpec
 from benchmarks.zoo import zoo
 from dipgo import DipgoError, Sampler
@@ -51,20 +52,26 @@ def captions_of(spec: RunSpec, prompts: str) -> list[str]:
     return [prompt.caption for prompt in zoo.prompts(prompts)[: spec.limit]]
 
 
-def score(task: Task) -> None:
-    """Make a task's pictures and score them; the scores are written last, as `<prompt set>.json`."""
-    start, spec = perf_counter(), task.spec
-    captions = captions_of(spec, task.prompts)
-    paths = generate(
+def draw(task: Task, part: slice = slice(None)) -> list[Path]:
+    """Make a task's pictures, or a part of them; the paths of all."""
+    spec = task.spec
+    return generate(
         models.load(spec.model),
         task.plan,
-        captions,
+        captions_of(spec, task.prompts),
         task.folder / task.prompts,
         seed=spec.seed,
         guidance=spec.guidance,
         batch=task.batch,
         title=f"{spec.id}, {task.prompts}",
+        part=part,
     )
+
+
+def score(task: Task) -> None:
+    """Make a task's pictures and score them; the scores are written last, as `<prompt set>.json`."""
+    start, spec = perf_counter(), task.spec
+    paths, captions = draw(task), captions_of(spec, task.prompts)
     dense = image_paths(task.dense / task.prompts, len(captions))
     reference = zoo.model_path(REFERENCE) / "real.safetensors"
     centroids = zoo.model_path(spec.model) / CENTROIDS
@@ -73,7 +80,7 @@ def score(task: Task) -> None:
     write_text(task.folder / f"{task.prompts}.json", json.dumps(data) + "\n")
 
 
-def context_of(spec: RunSpec, workspace: Path, plan_of: Callable[[str], Plan]) -> PlanContext:
+def context_of(spec: RunSpec, workspace: Path, plan_of: Callable[[str], Plan], shards: Shards = ALONE) -> PlanContext:
     """What a run's method gets to see; trainings and searches are kept in the workspace."""
     model = models.load(spec.model)
 
@@ -87,13 +94,14 @@ def context_of(spec: RunSpec, workspace: Path, plan_of: Callable[[str], Plan]) -
         params=spec.params,
         train=scores,
         plan_of=plan_of,
-        fitness=fitness_of(spec, workspace / SEARCHES),
+        fitness=fitness_of(spec, workspace / SEARCHES, shards),
     )
 
 
-def search(spec: RunSpec, workspace: Path) -> None:
+def search(spec: RunSpec, workspace: Path, shards: Shards = ALONE) -> None:
     """Search for a run's schedule. What is evaluated is kept, so that planning the run finds it again."""
-    context = context_of(spec, workspace, _no_other_run)
+    context = context_of(spec, workspace, _no_other_run, shards)
+    shards.wait()  # all have read the same journal before it grows
     plan = method(spec.method)(context)
     context.fitness.finish([plan.schedule] * PLAIN_EVALUATIONS)
 

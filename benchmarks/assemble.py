@@ -1,0 +1,56 @@
+"""A finished run's pieces, which lie in the workspace, into its record."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from baselines import Plan
+from benchmarks import models, record, training
+from benchmarks.cells import latency_cells, macs_cells, search_cells, training_cells
+from benchmarks.fitness import fitness_of
+from benchmarks.provenance import provenance
+from benchmarks.record import Record
+from benchmarks.spec import RunSpec
+from benchmarks.tasks import JUDGE, PRUNERS, SEARCHES
+from benchmarks.zoo import zoo
+
+Cells = dict[str, dict[str, Any]]
+
+
+def assemble(spec: RunSpec, plan: Plan, workspace: Path, settings: Mapping[str, int]) -> Record:
+    """The record of a run whose pictures are scored. `settings`: how it was run ("batch", "workers", "processes")."""
+    folder = workspace / spec.digest
+    scored = {name: json.loads((folder / f"{name}.json").read_text()) for name in spec.prompts}
+    branches = 2 if models.load(spec.model).branch_guidance(spec.guidance) > 1 else 1
+    cells = macs_cells(plan, branches)
+    absent = {} if "step_skip_share" in cells else {"step_skip_share": "nothing is skipped"}
+    if "latency" in spec.metrics:
+        cells |= latency_cells(json.loads((folder / "latency.json").read_text()))
+    if "train" in spec.params:
+        cells |= training_cells(training.train_once(spec, spec.params["train"], workspace / PRUNERS))
+    trace = None
+    if "search" in spec.metrics:
+        evaluated = fitness_of(spec, workspace / SEARCHES)
+        cells |= search_cells(evaluated.journal, evaluated([plan.schedule])[0])
+        if "search" in spec.params:
+            trace = evaluated.journal.trace
+        elif "train" in spec.params:
+            cells["search_seconds"] = cells["training_seconds"]
+            absent["evaluations"] = "no search: the pruner is trained by gradients"
+    schedule = plan.schedule.to_dict() | {"calls": plan.schedule.calls}
+    return Record(
+        id=spec.id,
+        digest=spec.digest,
+        spec=spec.to_json(),
+        metrics={record.ALL: cells, **{name: found["metrics"] for name, found in scored.items()}},
+        samples={name: found["samples"] for name, found in scored.items()},
+        absent=absent,
+        provenance=provenance({spec.model: spec.revision, JUDGE: zoo.revision(JUDGE)}, settings["workers"])
+        | {"seconds": {name: found["seconds"] for name, found in scored.items()}}
+        | settings,
+        schedule=schedule if plan.schedule.reuse.any() else None,
+        trace=trace,
+    )
