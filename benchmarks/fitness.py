@@ -28,7 +28,6 @@ from dipgo.losses import consistency
 
 NOISE_SEED = 2_000_003  # apart from the seeds of any scored picture and of any training
 TOGETHER = 200  # pictures evaluated in one batch
-PLAIN = 3  # evaluations by the plain loop that the speed is compared with
 
 
 @dataclass(frozen=True)
