@@ -12,6 +12,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
+import numpy as np
 import torch
 from torch.utils._pytree import tree_map
 from tqdm import tqdm
@@ -32,8 +33,8 @@ TOGETHER = 200  # pictures evaluated in one batch
 
 @dataclass(frozen=True)
 class FitnessConfig:
-    """`images` pictures of the first captions of a prompt set, with the noises of `seed`, compared with the dense
-    run's by a consistency loss of Eq. 3."""
+    """`images` pictures, whose captions `seed` draws from a prompt set and whose noises it decides, compared with the
+    dense run's by a consistency loss of Eq. 3."""
 
     prompts: str = "train"
     images: int = 8
@@ -48,13 +49,14 @@ class Calibration:
         self.model, self.guidance = models.load(model), guidance
         self.sampler = Sampler(scheduler, self.model.scheduler_config, steps)
         self.loss = consistency(config.loss)
-        captions = [prompt.caption for prompt in zoo.prompts(config.prompts)][: config.images]
-        if config.images < 1 or len(captions) < config.images:
+        captions = [prompt.caption for prompt in zoo.prompts(config.prompts)]
+        if not 1 <= config.images <= len(captions):
             raise BenchmarkError(
                 f"fitness.images is {config.images}; it must lie between 1 and the {len(captions)} prompts of "
                 f"{config.prompts!r}"
             )
-        self.captions = captions
+        order = np.random.default_rng(config.seed).permutation(len(captions))
+        self.captions = [captions[index] for index in order[: config.images]]
         self.seeds = picture_seeds(NOISE_SEED + config.seed, range(config.images))
         graph = self.model.costs.graph
         self.dense = Plan(self.sampler, Schedule.dense(graph.sites, self.sampler.calls), self.model.costs)
