@@ -6,6 +6,7 @@ nox -s reproduce-all               reproduce every table
 nox -s tests                       run the tests
 nox -s lint                        check style
 nox -s render                      render the tables from their records, measuring nothing
+nox -s macs                        count the MACs cells of the paper's tables on its own models, without weights
 """
 
 from __future__ import annotations
@@ -73,6 +74,13 @@ def reproduce_all(session: nox.Session) -> None:
 def render(session: nox.Session) -> None:
     """Render all tables from their records; `-- --check` only compares."""
     run(session, "tables", "render", *session.posargs)
+
+
+@nox.session(venv_backend="none")
+def macs(session: nox.Session) -> None:
+    """Count the MACs cells of the paper's tables on its own models, without weights, and render them."""
+    run(session, "benchmarks", "macs")
+    run(session, "tables", "render", "macs")
 
 
 @nox.session(venv_backend="none")

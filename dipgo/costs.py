@@ -17,13 +17,15 @@ import torch
 from fvcore.nn import FlopCountAnalysis
 from fvcore.nn.jit_handles import einsum_flop_jit
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
+from torch.utils.flop_counter import flop_registry
 
 from dipgo.errors import DipgoError
 from dipgo.graph import BlockGraph, Execution, Site, resolve
 from dipgo.schedule import Schedule
 
-LAYER_OPERATORS = ("conv", "linear", "addmm")  # fvcore's names for convolutions and linear layers
+LAYER_OPERATORS = ("conv", "convolution", "linear", "addmm", "mm")  # convolutions and linear layers
 ATTENTION_OPERATORS = ("attention", "matmul", "bmm", "baddbmm", "einsum")
 MATRIX_PRODUCTS = (
     "matmul",
@@ -103,9 +105,10 @@ class CostModel:
 def count_costs(
     denoiser: nn.Module, graph: BlockGraph, inputs: Mapping[str, Any], paper: PaperMacs = PaperMacs()
 ) -> CostModel:
-    """Count one dense forward of `denoiser(**inputs)` (batch 1) with fvcore, per site and operator.
+    """Count one dense forward of `denoiser(**inputs)` (batch 1), per site and operator: with fvcore, or on the meta
+    device, where there are shapes and no weights, with torch's own formulas. Both give the same counts.
 
-    Raises `DipgoError` when the forward holds a matrix product that fvcore cannot count.
+    Raises `DipgoError` when the forward holds a matrix product that has no count.
     """
     calls: dict[str, tuple] = {}
     handles = [
@@ -142,8 +145,12 @@ def _count_site(denoiser: nn.Module, site: Site, args: tuple, kwargs: Mapping[st
 
 
 def _count(module: nn.Module, args: tuple, kwargs: Mapping[str, Any]) -> Counter:
-    """MACs of one forward by fvcore's names of operators."""
+    """MACs of one forward by the names of operators."""
     call = _Positional(module, (args, dict(kwargs)))
+    if any(tensor.is_meta for tensor in call.tensors):  # where fvcore's traces do not run
+        with torch.no_grad(), _ProductsOfShapes() as products:
+            module(*args, **kwargs)
+        return products.macs
     analysis = FlopCountAnalysis(call, call.tensors)
     analysis.set_op_handle("aten::scaled_dot_product_attention", _attention_macs)
     analysis.set_op_handle("aten::baddbmm", _baddbmm_macs)
@@ -155,6 +162,24 @@ def _count(module: nn.Module, args: tuple, kwargs: Mapping[str, Any]) -> Counter
     if uncounted:
         raise DipgoError(f"fvcore has no count for {', '.join(sorted(uncounted))}; add a handle in dipgo/costs.py")
     return counts
+
+
+class _ProductsOfShapes(TorchDispatchMode):
+    """Adds up the MACs of all matrix products inside, by torch's formulas and names of operators."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.macs: Counter = Counter()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        out = func(*args, **kwargs)
+        name = func._schema.name.removeprefix("aten::")
+        if func.overloadpacket in flop_registry:
+            self.macs[name] += flop_registry[func.overloadpacket](*args, **kwargs, out_val=out) // 2
+        elif _is_matrix_product(name):
+            raise DipgoError(f"torch has no count for aten::{name}; count this model with weights, off the meta device")
+        return out
 
 
 class _Positional(nn.Module):

@@ -1,10 +1,14 @@
-"""`python -m tables render [TABLE ...] [claims]`: records into tables/out, or with --check a comparison with it."""
+"""`python -m tables render [NAME ...]`: records into tables/out, or with --check a comparison with it.
+
+A name is a table's, `claims` or `macs`.
+"""
 
 from __future__ import annotations
 
 import argparse
 import logging
 import sys
+from functools import partial
 from itertools import zip_longest
 from pathlib import Path
 
@@ -12,9 +16,13 @@ from benchmarks.record import write_text
 from benchmarks.spec import BenchmarkError
 from tables.ledger import LEDGER, render_claims
 from tables.load import HERE, names
+from tables.macs import MACS, render_macs
 from tables.render import render
 
 log = logging.getLogger("tables")
+
+OTHERS = {LEDGER: render_claims, MACS: lambda records: render_macs()}
+"""What is rendered besides the tables, by name."""
 
 
 def first_difference(path: Path, text: str) -> str | None:
@@ -33,16 +41,15 @@ def main(arguments: list[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     command = commands.add_parser("render", help="turn records into markdown and CSV")
     command.add_argument(
-        "tables", nargs="*", metavar="TABLE", help="default: every table that has a spec, and the claims"
+        "names", nargs="*", metavar="NAME", help="default: every table that has a spec, the claims and the MACs"
     )
     command.add_argument("--records", type=Path, default=HERE / "records", metavar="DIR")
     command.add_argument("--out", type=Path, default=HERE / "out", metavar="DIR")
     command.add_argument("--check", action="store_true", help="write nothing; exit 1 where out is stale")
     options = parser.parse_args(arguments)
     try:
-        for name in options.tables or [*names(), LEDGER]:
-            files = render_claims(options.records) if name == LEDGER else render(name, options.records)
-            for file, text in files.items():
+        for name in options.names or [*names(), *OTHERS]:
+            for file, text in OTHERS.get(name, partial(render, name))(options.records).items():
                 path = options.out / file
                 if not options.check:
                     write_text(path, text)
