@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import pickle
 import re
+import warnings
 from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
@@ -108,4 +109,6 @@ def _storage(data: bytes) -> Any:
 
 
 def _tensor(storage: Any, offset: int, size: tuple[int, ...], stride: tuple[int, ...]) -> torch.Tensor:
-    return torch.empty(0, dtype=storage.dtype).set_(storage.untyped(), offset, size, stride)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch calls the kind of storage that such pickles hold outdated
+        return torch.empty(0, dtype=storage.dtype).set_(storage.untyped(), offset, size, stride)

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import functools
+import gc
 import json
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -14,17 +17,20 @@ from benchmarks.paper_models import count_run, paper_model, plan, without_weight
 from benchmarks.spec import BenchmarkError
 from dipgo import (
     FAMILIES,
+    Batch,
     DipgoError,
     Family,
     Outcome,
     Sampler,
     Schedule,
+    TrainConfig,
     count_costs,
     family_of,
     gated,
     initial_noise,
     rollout,
     trace_graph,
+    train_pruner,
 )
 
 CALLS = 4
@@ -62,14 +68,16 @@ def test_without_weights_an_uncounted_matrix_product_is_an_error():
 
 
 @pytest.fixture(scope="module", params=["sd15", "dit-xl-2"])
-def full_size(request) -> tuple[str, nn.Module]:
-    """A denoiser of the paper with random weights, made for a small latent."""
+def full_size(request) -> Iterator[tuple[str, nn.Module]]:
+    """A denoiser of the paper with random weights, made for a small latent; gone afterwards."""
     denoiser = without_weights(paper_model(request.param), sample_size=8).to_empty(device="cpu")
     noise = torch.empty(1_000_003).uniform_(-0.02, 0.02, generator=torch.Generator().manual_seed(0))
     for values in (*denoiser.parameters(), *denoiser.buffers()):
         for part in values.view(-1).split(len(noise)):  # the same noise over and over: billions of draws take minutes
             part.copy_(noise[: len(part)])
-    return request.param, denoiser
+    yield request.param, denoiser
+    del denoiser, values, part
+    gc.collect()  # hooks and modules hold each other
 
 
 def test_at_full_size_schedule_cost_and_executor_agree(full_size):
@@ -92,6 +100,23 @@ def test_at_full_size_schedule_cost_and_executor_agree(full_size):
     assert np.array_equal(trace.outcomes == Outcome.COMPUTED, execution.computed)
     assert np.array_equal(trace.outcomes == Outcome.REUSED, execution.reused)
     assert counter.get_total_flops() // 2 == costs.full.per_call(execution).sum()
+
+
+@pytest.mark.parametrize("full_size", ["sd15"], indirect=True)
+def test_at_full_size_one_training_step_of_the_pruner_runs(full_size):
+    denoiser = full_size[1]
+    family = family_of(denoiser)
+    costs = family.costs(denoiser, family.sites(denoiser))
+    text = family.probe(denoiser)["encoder_hidden_states"]
+    noise = initial_noise([0], (4, 16, 16))
+    batch = Batch(noise, {"encoder_hidden_states": text.repeat(2, 1, 1)}, torch.rand(1, 3, 16, 16), [0])
+    config = TrainConfig(steps=1, lr=1.0)
+    decode = functools.partial(torch.narrow, dim=1, start=0, length=3)  # three of the latent's channels as an image
+    sampler = Sampler("ddim", {}, CALLS)
+    (step,) = train_pruner(config, denoiser, sampler, costs, iter([batch]), decode, guidance=7.5)
+    scores = step.pruner.scores()[1:]
+    assert np.isfinite(step.consistency) and step.sparsity == pytest.approx(1)
+    assert scores.isfinite().all() and (scores != scores.mean()).any()  # the gates got gradients
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from dipgo.losses import CONSISTENCIES, consistency, sparsity
 from tests.conftest import GUIDANCE
 
 
-@pytest.mark.parametrize("encoder", ["linear", "attention"])
+@pytest.mark.parametrize("encoder", ["linear", "attention", "none"])
 def test_starts_by_keeping_everything(encoder):
     pruner = Pruner(5, 3, width=16, encoder=encoder, keep=0.6)
     scores = pruner.scores()
@@ -32,7 +32,7 @@ def test_starts_by_keeping_everything(encoder):
     assert (gates == 0).all() and sparsity(gates, torch.tensor([0.1, 0.5, 1.0])).item() == pytest.approx(1)
 
 
-@pytest.mark.parametrize("encoder", ["linear", "attention"])
+@pytest.mark.parametrize("encoder", ["linear", "attention", "none"])
 def test_every_parameter_receives_a_gradient(encoder):
     torch.manual_seed(0)
     pruner = Pruner(4, 3, width=16, encoder=encoder)
@@ -70,7 +70,7 @@ def test_an_unknown_loss_or_encoder_is_named():
     with pytest.raises(DipgoError, match="did you mean ssim"):
         consistency("sim")
     with pytest.raises(DipgoError, match="encoder"):
-        Pruner(3, 2, encoder="none")
+        Pruner(3, 2, encoder="liner")
 
 
 @pytest.mark.parametrize("ratio", [0.1, 0.3, 0.5, 0.7])
