@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import logging
 import multiprocessing
+import os
 from collections.abc import Callable, Hashable, Mapping
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from threading import Thread
 from typing import Any
 
 import torch
@@ -70,7 +72,19 @@ def _executor(workers: int) -> Executor:
         return _Here()
     threads = max(1, torch.get_num_threads() // workers)
     context = multiprocessing.get_context("spawn")  # a fork of a process with torch's threads may hang
-    return ProcessPoolExecutor(workers, context, torch.set_num_threads, (threads,))
+    return ProcessPoolExecutor(workers, context, _begin, (threads,))
+
+
+def _begin(threads: int) -> None:
+    """What a worker does first."""
+    torch.set_num_threads(threads)
+    Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """A killed suite tells its workers nothing. What they write is renamed into place, so they may stop anywhere."""
+    multiprocessing.parent_process().join()
+    os._exit(1)
 
 
 class _Here(Executor):

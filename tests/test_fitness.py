@@ -191,7 +191,7 @@ def test_searches_from_specs_to_records(tmp_path, monkeypatch):
         ({"evaluations": 0}, "search.evaluations is 0"),
         ({"fitness": "images = 0"}, "fitness.images is 0; it must lie between 1 and"),
         ({"fitness": "images = 9999999"}, "fitness.images is 9999999"),
-        ({"fitness": 'prompts = "trian"'}, "did you mean 'train'"),
+        ({"fitness": 'prompts = "trian"'}, "did you mean train"),
         ({"fitness": 'loss = "sism"'}, "did you mean ssim"),
         ({"fitness": "pictures = 2"}, "unknown field 'pictures'"),
     ],

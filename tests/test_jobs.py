@@ -1,5 +1,12 @@
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
 import pytest
 
 from benchmarks.jobs import Job, run_jobs
@@ -65,3 +72,34 @@ def test_any_other_error_ends_the_work(jobs):
     with pytest.raises(BenchmarkError, match="no space"):
         jobs.run()
     assert jobs.ran == ["full disk"]
+
+
+def linger(folder: Path) -> None:
+    (folder / str(os.getpid())).touch()
+    time.sleep(300)
+
+
+def alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def test_workers_end_with_a_killed_suite(tmp_path):
+    jobs = "{i: Job('', lambda: (linger, Path(sys.argv[1]))) for i in range(2)}"
+    imports = "import sys; from pathlib import Path; from benchmarks.jobs import Job, run_jobs"
+    code = f"{imports}; from tests.test_jobs import linger\nrun_jobs({jobs}, 2)"
+    suite = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], cwd=Path(__file__).parent.parent)
+    deadline = time.monotonic() + 300
+    try:
+        while len(workers := [int(path.name) for path in tmp_path.iterdir()]) < 2 and time.monotonic() < deadline:
+            time.sleep(0.1)
+        assert len(workers) == 2 and all(map(alive, workers))
+    finally:
+        suite.send_signal(signal.SIGKILL)
+        suite.wait()
+    while any(map(alive, workers)) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not any(map(alive, workers))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import difflib
 import functools
 import hashlib
 import json
@@ -12,13 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks.spec import BenchmarkError, unknown
+
 ZOO = Path(__file__).resolve().parent
 WAY_OUT = "restore it with: git checkout -- benchmarks/zoo"
 CLASSES = "classes"  # the prompt set of class names, from the class-conditional model's folder
-
-
-class ZooError(ValueError):
-    """A zoo entry is unknown, missing or not what the manifest says; one line that names it and the way out."""
 
 
 @dataclass(frozen=True)
@@ -38,19 +35,13 @@ def manifest(zoo: Path = ZOO) -> dict[str, dict[str, Any]]:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, json.JSONDecodeError) as error:
-        raise ZooError(f"{path} cannot be read ({type(error).__name__}); {WAY_OUT}") from error
-
-
-def _unknown(kind: str, name: str, known: list[str]) -> ZooError:
-    near = difflib.get_close_matches(name, known, n=1)
-    hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(known)}"
-    return ZooError(f"unknown {kind} {name!r}; {hint}")
+        raise BenchmarkError(f"{path} cannot be read ({type(error).__name__}); {WAY_OUT}") from error
 
 
 def _entry(name: str, zoo: Path) -> dict[str, Any]:
     entries = manifest(zoo)
     if name not in entries:
-        raise _unknown("zoo entry", name, sorted(entries))
+        raise unknown("zoo entry", name, entries)
     return entries[name]
 
 
@@ -61,23 +52,23 @@ def files_of(folder: Path) -> list[Path]:
 
 @functools.cache
 def verify(name: str, zoo: Path = ZOO) -> None:
-    """Compares every file of the entry with the manifest, once a process; raises ZooError at the first that is
+    """Compares every file of the entry with the manifest, once a process; raises BenchmarkError at the first that is
     missing or differs."""
     for file, known in _entry(name, zoo)["files"].items():
         path = zoo / file
         # Where git makes no links, a linked folder is a small text file with the name of its target.
         link = next((parent for parent in path.parents if parent.is_file()), None)
         if link is not None:
-            raise ZooError(
+            raise BenchmarkError(
                 f"{link} was checked out as a text file but is a link; "
                 "run: git config core.symlinks true && git checkout -- benchmarks/zoo"
             )
         if not path.is_file():
-            raise ZooError(f"{path} is missing; {WAY_OUT}")
+            raise BenchmarkError(f"{path} is missing; {WAY_OUT}")
         with path.open("rb") as opened:
             found = hashlib.file_digest(opened, "sha256").hexdigest()
         if found != known["sha256"]:
-            raise ZooError(f"{path} differs from the manifest (sha256 {found[:12]}); {WAY_OUT}")
+            raise BenchmarkError(f"{path} differs from the manifest (sha256 {found[:12]}); {WAY_OUT}")
 
 
 def model_path(name: str, zoo: Path = ZOO) -> Path:
@@ -107,6 +98,5 @@ def prompts(set: str, zoo: Path = ZOO) -> list[Prompt]:
     rows = _rows(zoo / "prompts.csv")
     found = [row for row in rows if row["set"] == set]
     if not found:
-        known = sorted({CLASSES, *(row["set"] for row in rows)})
-        raise _unknown("prompt set", set, known)
+        raise unknown("prompt set", set, {CLASSES, *(row["set"] for row in rows)})
     return [Prompt(i, row["caption"], row["name"], row["style"]) for i, row in enumerate(found)]
