@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from baselines import Plan
 from benchmarks import models, record, training
@@ -16,8 +15,6 @@ from benchmarks.record import Record
 from benchmarks.spec import RunSpec
 from benchmarks.tasks import JUDGE, PRUNERS, SEARCHES
 from benchmarks.zoo import zoo
-
-Cells = dict[str, dict[str, Any]]
 
 
 def assemble(spec: RunSpec, plan: Plan, workspace: Path, settings: Mapping[str, int]) -> Record:
