@@ -103,16 +103,18 @@ def _json(record: Record) -> str:
     return re.sub(r"\[\n[^\[\]{}]*\]", lambda match: re.sub(r"\n\s*", " ", match[0]), text) + "\n"
 
 
-def write_text(path: Path, text: str) -> None:
-    """Writes `path` whole or not at all; a `BenchmarkError` of one line when the disk refuses."""
+def write_text(path: Path, text: str, *, sync: bool = True) -> None:
+    """Writes `path` whole or not at all; a `BenchmarkError` of one line when the disk refuses. `sync` outlasts a
+    power cut, and costs too much for many small files that can be made again."""
     temporary = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
             file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
+            if sync:
+                file.flush()
+                os.fsync(file.fileno())
         os.chmod(temporary, 0o644)  # mkstemp's files are private
         os.replace(temporary, path)
         temporary = None

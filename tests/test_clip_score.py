@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import shutil
 import string
+from pathlib import Path
 
 import numpy as np
 import open_clip
@@ -117,17 +118,19 @@ def with_known_texts(judge, monkeypatch, texts: dict[str, list[float]]) -> None:
     monkeypatch.setattr(judge, "text_features", lambda names, *_: torch.tensor([texts[n] for n in names]))
 
 
-def test_retrieval_counts_the_pictures_whose_own_caption_wins(judge, monkeypatch):
+def test_retrieval_hits_where_the_pictures_own_caption_wins(judge, monkeypatch):
     texts = {"a": [1.0, 0.0, 0.0], "b": [0.0, 1.0, 0.0], "c": [0.0, 0.0, 1.0]}
     images = torch.tensor([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [1.0, 0.0, 0.0], [0.5, 0.5, 0.0]])
     with_known_texts(judge, monkeypatch, texts)
-    assert judge.retrieval(images, ["a", "b", "c", "a"], among=3) == 0.5  # right, right, wrong, tie
+    hits = judge.retrieval(images, ["a", "b", "c", "a"], range(4), among=3)
+    assert hits.tolist() == [True, True, False, False]  # the last one is a tie
 
 
 def test_retrieval_distractors_never_repeat_the_pictures_own_caption(judge, monkeypatch):
     captions, texts = ["a", "b", "a", "a", "b"], {"a": [1.0, 0.0], "b": [0.0, 1.0]}
     with_known_texts(judge, monkeypatch, texts)
-    assert judge.retrieval(torch.tensor([texts[caption] for caption in captions]), captions, among=2) == 1
+    images = torch.tensor([texts[caption] for caption in captions])
+    assert judge.retrieval(images, captions, range(5), among=2).all()
 
 
 def test_retrieval_by_chance_is_1_in_among_and_depends_on_the_seed_alone(judge, monkeypatch):
@@ -136,9 +139,22 @@ def test_retrieval_by_chance_is_1_in_among_and_depends_on_the_seed_alone(judge, 
     texts = dict(zip(captions, torch.randn(400, 8, generator=random).tolist(), strict=True))
     with_known_texts(judge, monkeypatch, texts)
     images = torch.randn(400, 8, generator=random)
-    found = [judge.retrieval(images, captions, among=5, seed=seed) for seed in (0, 0, 1, 2)]
+    found = [judge.retrieval(images, captions, range(400), among=5, seed=seed).mean() for seed in (0, 0, 1, 2)]
     assert found[0] == found[1] and len(set(found)) > 1
     assert np.mean(found[1:]) == pytest.approx(1 / 5, abs=0.05)
+
+
+def test_retrieval_of_some_rows_is_that_of_all(judge, monkeypatch):
+    random = torch.Generator().manual_seed(0)
+    captions = [str(index) for index in range(60)]
+    with_known_texts(
+        judge, monkeypatch, dict(zip(captions, torch.randn(60, 8, generator=random).tolist(), strict=True))
+    )
+    images = torch.randn(60, 8, generator=random)
+    rows = [3, 17, 18, 40, 59]
+    hits = judge.retrieval(images, captions, range(60), among=3)
+    assert judge.retrieval(images[rows], captions, rows, among=3).tolist() == hits[rows].tolist()
+    assert len({*hits[rows].tolist()}) == 2
 
 
 def test_class_similarity_is_the_cosine_to_the_own_centroid_and_a_hit_where_that_is_the_nearest(tmp_path):
@@ -160,7 +176,7 @@ def test_bad_input_is_named(judge, tmp_path):
     with pytest.raises(ValueError, match="no pictures"):
         judge.image_features([])
     with pytest.raises(ValueError, match="among 100 captions of 5 distinct ones"):
-        judge.retrieval(torch.zeros(6, 16), CAPTIONS)
+        judge.retrieval(torch.zeros(6, 16), CAPTIONS, range(6))
     broken = tmp_path / "broken.png"
     broken.write_bytes(b"no picture")
     with pytest.raises(ValueError, match="cannot read picture .*broken.png"):
@@ -181,3 +197,62 @@ def test_a_folder_without_its_parts_or_with_pickles_is_refused(model_folder, tmp
     (folder / CONFIG).unlink()
     with pytest.raises(ValueError, match=f"lacks {CONFIG}"):
         ClipJudge(folder)
+
+
+def test_broken_weights_are_named(model_folder, tmp_path):
+    folder = shutil.copytree(model_folder, tmp_path / "copy")
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:5000])
+    with pytest.raises(ValueError, match="CLIP model .*copy cannot be loaded"):
+        ClipJudge(folder)
+    save_file({"logit_scale": torch.zeros(())}, weights)
+    with pytest.raises(ValueError, match="copy cannot be loaded: .*Missing key") as caught:
+        ClipJudge(folder)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_half_precision_towers_give_float32_features_near_those_of_single(judge, model_folder, paths):
+    half = ClipJudge(model_folder, precision="fp16")
+    assert torch.float16 in {parameter.dtype for parameter in half.model.parameters()}
+    images, texts = half.image_features(paths, progress=False), half.text_features(CAPTIONS)
+    assert images.dtype == texts.dtype == torch.float32
+    torch.testing.assert_close(images.norm(dim=1), torch.ones(len(paths)))
+    torch.testing.assert_close(images, judge.image_features(paths, progress=False), atol=0.01, rtol=0)
+    np.testing.assert_allclose(half.scores(images, CAPTIONS), (100 * (images * texts).sum(dim=1)).numpy())
+    with pytest.raises(ValueError, match="unknown precision .*'bf61'"):
+        ClipJudge(model_folder, precision="bf61")
+
+
+def test_a_folder_without_tokenizer_files_uses_clips_own(tmp_path):
+    """The published ViT-g-14 is such a folder."""
+    config = {
+        "embed_dim": 16,
+        "vision_cfg": {"layers": 1, "width": 32, "head_width": 16, "patch_size": 8, "image_size": 32},
+        "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1},
+    }
+    (tmp_path / CONFIG).write_text(json.dumps({"model_cfg": config, "preprocess_cfg": {}}))
+    save_file(open_clip.model.CLIP(**config).state_dict(), tmp_path / "open_clip_pytorch_model.safetensors")
+    judge = ClipJudge(tmp_path)
+    assert judge.tokenizer(["a cat"]).shape == (1, 77) and judge.tokenizer(["a cat"])[0, 1] == 320  # "a</w>"
+    assert judge.text_features(["a cat", "a dog"]).shape == (2, 16)
+
+
+def with_architecture(folder: Path, name: str) -> Path:
+    """What of an open_clip folder is looked at before anything is loaded."""
+    (folder / CONFIG).write_text(json.dumps({"model_cfg": open_clip.get_model_config(name)}))
+    (folder / "open_clip_model.safetensors").touch()
+    return folder
+
+
+def test_another_architecture_than_expected_is_refused(model_folder, tmp_path):
+    with pytest.raises(ValueError, match="is no ViT-g-14: embed_dim is 16, not 1024"):
+        ClipJudge(model_folder, expected="ViT-g-14")
+    with pytest.raises(ValueError, match="is no ViT-g-14: vision_cfg.layers is 32, not 40"):
+        ClipJudge(with_architecture(tmp_path, "ViT-H-14"), expected="ViT-g-14")
+    with pytest.raises(ValueError, match="cannot be loaded"):  # it is, but its weights are no weights
+        ClipJudge(with_architecture(tmp_path, "ViT-B-32"), expected="ViT-B-32")
+    with pytest.raises(ValueError, match="unknown open_clip model 'ViT-g14'; did you mean"):
+        ClipJudge(model_folder, expected="ViT-g14")
+    (tmp_path / CONFIG).write_text("{}")
+    with pytest.raises(ValueError, match="open_clip_config.json names no model"):
+        ClipJudge(tmp_path, expected="ViT-g-14")

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from benchmarks.fid import features, save_features
+from benchmarks.features import features
+from benchmarks.reference import save_features
 from benchmarks.zoo.training.common import ZOO, arguments, write_card
 from benchmarks.zoo.training.pictures import load
 
