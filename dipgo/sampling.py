@@ -87,8 +87,10 @@ def rollout(
 
     With `guidance` > 1 the tensors in `conditioning` (keyword arguments of the denoiser) hold 2n rows, the
     unconditional ones first; otherwise n rows. `seeds`, one a picture, decide the noise that a stochastic
-    sampler (LCM) adds at its steps. Gradients flow unless the caller switches them off.
+    sampler (LCM) adds at its steps. A denoiser in half precision sees rounded latents; the latents themselves and the
+    guidance keep the noise's precision. Gradients flow unless the caller switches them off.
     """
+    precision = getattr(denoiser, "dtype", latents.dtype)
     scheduler, noise = sampler.scheduler(), {}
     if sampler.name in STOCHASTIC:
         if len(seeds) != len(latents):
@@ -99,8 +101,9 @@ def rollout(
         sample = torch.cat([latents] * 2) if guidance > 1 else latents
         sample = scheduler.scale_model_input(sample, timestep)
         timesteps = timestep.to(sample.device).expand(len(sample))
-        prediction = denoiser(sample, timestep=timesteps, **conditioning, return_dict=False)[0]
-        prediction = prediction[:, : latents.shape[1]]  # some denoisers predict a variance beside the noise
+        prediction = denoiser(sample.to(precision), timestep=timesteps, **conditioning, return_dict=False)[0]
+        # Some denoisers predict a variance beside the noise.
+        prediction = prediction[:, : latents.shape[1]].to(latents.dtype)
         if guidance > 1:
             unconditional, conditional = prediction.chunk(2)
             prediction = unconditional + guidance * (conditional - unconditional)

@@ -84,6 +84,8 @@ def train_pruner(
     shares = costs.freed_shares() if config.gamma else [1.0] * len(costs.graph.sites)
     gamma = torch.as_tensor(shares, dtype=torch.float32, device=device)
     optimizer = torch.optim.SGD(pruner.parameters(), lr=config.lr, weight_decay=config.weight_decay)
+    # Half precision rounds small gradients to zero; in full precision this does nothing.
+    scaler = torch.amp.GradScaler(device.type, enabled=next(denoiser.parameters()).dtype == torch.float16)
     decay = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, config.steps)
     frozen = [p for p in denoiser.parameters() if p.requires_grad]
     for parameter in frozen:
@@ -98,9 +100,10 @@ def train_pruner(
                     latents = rollout(denoiser, sampler, batch.noise, batch.conditioning, guidance, batch.seeds)
                     error, kept = distance(decode(latents), batch.images), sparsity(gates, gamma)
                     loss = error + config.alpha * kept if kept.item() > config.tau else error
-                    (loss / config.accumulate).backward()
+                    scaler.scale(loss / config.accumulate).backward()
                 total += error.item() / config.accumulate
-            optimizer.step()
+            scaler.step(optimizer)
+            scaler.update()
             optimizer.zero_grad()
             decay.step()
             yield TrainStep(step, total, kept.item(), pruner)
