@@ -1,4 +1,5 @@
 """`python -m benchmarks run SUITE`: measure the runs of a table and write their records.
+`python -m benchmarks doctor`: what a table needs here. `python -m benchmarks fetch`: download what it lacks.
 `python -m benchmarks macs`: count the MACs of the paper's tables, or of any schedule, without weights."""
 
 from __future__ import annotations
@@ -7,10 +8,13 @@ import argparse
 import json
 import logging
 import sys
+import tomllib
 from pathlib import Path
+from typing import Any
 
 from benchmarks.macs import count_tables, load_cells
-from benchmarks.spec import SCHEDULERS, load_suite, unknown
+from benchmarks.spec import PROFILES, SCHEDULERS, BenchmarkError, unknown
+from benchmarks.suite import load_suite, read_suite
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent
@@ -22,12 +26,31 @@ def main(arguments: list[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     run = commands.add_parser("run", help="measure the runs of a suite; finished ones are re-used")
     run.add_argument("suite", help="name of a file in benchmarks/suites, such as table1, or a path to a .toml")
+    _choose(run)
     run.add_argument("--row", action="append", default=[], metavar="ID", help="only this run and those it needs")
+    run.add_argument("--limit", type=int, metavar="N", help="at most N pictures a prompt set, as a trial")
+    run.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="FIELD=VALUE",
+        help="another value of a field of all runs, such as steps=4 or params.train.steps=2, as a trial",
+    )
+    run.add_argument(
+        "--dry-run", action="store_true", help="list the runs with what they cost and need; measure nothing"
+    )
     run.add_argument("--fresh", action="store_true", help="forget finished runs and measure again")
     run.add_argument("--workspace", type=Path, default=ROOT / "runs", help="pictures and partial results")
-    run.add_argument("--records", type=Path, default=ROOT / "tables" / "records", help="where records go")
-    run.add_argument("--batch", type=int, default=100, help="pictures generated at once; changes no picture")
-    run.add_argument("--workers", type=int, default=2, help="processes that generate and score side by side")
+    run.add_argument("--records", type=Path, help="where records go; a trial's go to the workspace")
+    run.add_argument("--batch", type=int, help="pictures generated at once; changes no picture")
+    run.add_argument("--workers", type=int, help="processes that generate and score side by side; 1 on a GPU, else 2")
+    doctor = commands.add_parser(
+        "doctor", help="what a table needs here, what is present, and what would supply the rest"
+    )
+    doctor.add_argument("--table", required=True, help="number of a table, or name of a suite")
+    _choose(doctor)
+    fetch = commands.add_parser("fetch", help="download assets of the paper profile, at their pinned revisions")
+    fetch.add_argument("names", nargs="+", metavar="NAME", help="as the doctor names them")
     macs = commands.add_parser("macs", help="count MACs of the paper's denoisers, without weights: all its tables")
     macs.add_argument("--model", help="only one run of this denoiser, such as sd15")
     macs.add_argument("--scheduler", default="ddim", choices=SCHEDULERS, help="of that run")
@@ -37,30 +60,89 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s", stream=sys.stderr)
     try:
-        return {"run": _run, "macs": _macs}[options.command](options)
+        return {"run": _run, "macs": _macs, "doctor": _doctor, "fetch": _fetch}[options.command](options)
     except (ValueError, OSError) as error:
         logging.getLogger(__name__).debug("traceback", exc_info=True)
         print(f"error: {error}", file=sys.stderr)
         return 1
 
 
-def _run(options: argparse.Namespace) -> int:
-    suites = {path.stem: path for path in (HERE / "suites").glob("*.toml")}
-    path = Path(options.suite) if options.suite.endswith(".toml") else suites.get(options.suite)
-    if path is None:
-        raise unknown("suite", options.suite, suites)
-    for name in ("batch", "workers"):
-        if getattr(options, name) < 1:
-            raise ValueError(f"--{name} is {getattr(options, name)}; it must be at least 1")
-    from benchmarks.run import Suite, check_rows, revisions  # after the cheap checks: it imports torch
+def _choose(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--profile", default=PROFILES[0], help="embedded (the zoo's models) or paper")
+    parser.add_argument(
+        "--random-weights",
+        action="store_const",
+        dest="profile",
+        const="random-weights",
+        help="the paper profile without its weights and data: only time and memory are measured",
+    )
 
-    specs = load_suite(path, revisions())
+
+def _suite(name: str) -> Path:
+    suites = {path.stem: path for path in (HERE / "suites").glob("*.toml")}
+    path = Path(name) if name.endswith(".toml") else suites.get(name)
+    if path is None:
+        raise unknown("suite", name, suites)
+    return path
+
+
+def _settings(options: argparse.Namespace) -> dict[str, Any]:
+    """The fields that a trial sets."""
+    settings: dict[str, Any] = {} if options.limit is None else {"limit": options.limit}
+    for text in options.set:
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise BenchmarkError(f"--set {text}: give it as FIELD=VALUE, such as steps=4")
+        try:
+            settings[name] = tomllib.loads(f"value = {value}")["value"]
+        except tomllib.TOMLDecodeError:
+            settings[name] = value
+    return settings
+
+
+def _run(options: argparse.Namespace) -> int:
+    path, settings = _suite(options.suite), _settings(options)
+    for name in ("batch", "workers"):
+        value = getattr(options, name)
+        if value is not None and value < 1:
+            raise BenchmarkError(f"--{name} is {value}; it must be at least 1")
+    read_suite(path, options.profile)
+    from benchmarks.run import Suite, check_rows  # after the cheap checks: it imports torch
+    from benchmarks.shards import shards
+    from benchmarks.sources import source
+
+    specs = load_suite(path, source(options.profile).revision, options.profile, settings)
     check_rows(specs, options.row)
-    suite = Suite(specs, options.workspace, options.records, options.batch, options.workers)
-    failed = suite.run(options.row or [spec.id for spec in specs], fresh=options.fresh)
+    only = options.row or [spec.id for spec in specs]
+    if options.dry_run:
+        from benchmarks.needs import listing, needs
+
+        print(listing(needs([spec for spec in specs if spec.id in only], options.workspace)))
+        return 0
+    published = ROOT / "tables" / "records"
+    usual = options.workspace / "records" if settings else published
+    records = options.records or (usual if options.profile == PROFILES[0] else usual / options.profile)
+    workers = options.workers or (1 if shards().device.type == "cuda" else 2)
+    failed = Suite(specs, options.workspace, records, options.batch, workers).run(only, fresh=options.fresh)
     for name, reason in failed.items():
         print(f"error: {name}: {reason}", file=sys.stderr)
     return SOME_ROWS_ABSENT if failed else 0
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    path = _suite(f"table{options.table}" if options.table.isdigit() else options.table)
+    from benchmarks.doctor import examine
+
+    report, ready = examine(path, options.profile)
+    print(report)
+    return 0 if ready else 1
+
+
+def _fetch(options: argparse.Namespace) -> int:
+    from benchmarks.fetch import fetch
+
+    fetch(options.names)
+    return 0
 
 
 def _macs(options: argparse.Namespace) -> int:

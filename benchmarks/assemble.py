@@ -7,23 +7,25 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from baselines import Plan
-from benchmarks import models, record, training
+from benchmarks import models, quality, record, training
 from benchmarks.cells import latency_cells, macs_cells, search_cells, training_cells
 from benchmarks.fitness import fitness_of
 from benchmarks.provenance import provenance
 from benchmarks.record import Record
+from benchmarks.sources import source
 from benchmarks.spec import RunSpec
-from benchmarks.tasks import JUDGE, PRUNERS, SEARCHES
-from benchmarks.zoo import zoo
+from benchmarks.tasks import PRUNERS, SEARCHES
 
 
 def assemble(spec: RunSpec, plan: Plan, workspace: Path, settings: Mapping[str, int]) -> Record:
     """The record of a run whose pictures are scored. `settings`: how it was run ("batch", "workers", "processes")."""
     folder = workspace / spec.digest
     scored = {name: json.loads((folder / f"{name}.json").read_text()) for name in spec.prompts}
-    branches = 2 if models.load(spec.model).branch_guidance(spec.guidance) > 1 else 1
+    branches = 2 if models.load(spec).branch_guidance(spec.guidance) > 1 else 1
     cells = macs_cells(plan, branches)
     absent = {} if "step_skip_share" in cells else {"step_skip_share": "nothing is skipped"}
+    if unscored := source(spec.profile).unscored:
+        absent |= dict.fromkeys((name for name in spec.metrics if name in quality.METRICS), unscored)
     if "latency" in spec.metrics:
         cells |= latency_cells(json.loads((folder / "latency.json").read_text()))
     if "train" in spec.params:
@@ -45,7 +47,7 @@ def assemble(spec: RunSpec, plan: Plan, workspace: Path, settings: Mapping[str, 
         metrics={record.ALL: cells, **{name: found["metrics"] for name, found in scored.items()}},
         samples={name: found["samples"] for name, found in scored.items()},
         absent=absent,
-        provenance=provenance({spec.model: spec.revision, JUDGE: zoo.revision(JUDGE)}, settings["workers"])
+        provenance=provenance({spec.model: spec.revision}, settings["workers"])
         | {"seconds": {name: found["seconds"] for name, found in scored.items()}}
         | settings,
         schedule=schedule if plan.schedule.reuse.any() else None,

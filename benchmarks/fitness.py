@@ -19,16 +19,16 @@ from tqdm import tqdm
 
 from baselines import Plan
 from benchmarks import models
-from benchmarks.generate import sample
+from benchmarks.generate import pictures_at_once, sample
 from benchmarks.record import write_text
 from benchmarks.shards import ALONE, Shards
-from benchmarks.spec import BenchmarkError, RunSpec, construct
-from benchmarks.zoo import zoo
+from benchmarks.sources import source
+from benchmarks.spec import BenchmarkError, RunSpec, Setting, construct
 from dipgo import DipgoError, Sampler, Schedule, gated_together, initial_noise, picture_seeds, rollout
 from dipgo.losses import consistency
 
 NOISE_SEED = 2_000_003  # apart from the seeds of any scored picture and of any training
-TOGETHER = 200  # pictures evaluated in one batch
+BATCHES = 2  # as many pictures are evaluated together as this many batches hold
 
 
 @dataclass(frozen=True)
@@ -43,13 +43,13 @@ class FitnessConfig:
 
 
 class Calibration:
-    """The calibration pictures of a model and sampler: their noise, conditioning and dense images."""
+    """The calibration pictures of a setting: their noise, conditioning and dense images."""
 
-    def __init__(self, model: str, scheduler: str, steps: int, guidance: float, config: FitnessConfig) -> None:
-        self.model, self.guidance = models.load(model), guidance
-        self.sampler = Sampler(scheduler, self.model.scheduler_config, steps)
-        self.loss = consistency(config.loss)
-        captions = [prompt.caption for prompt in zoo.prompts(config.prompts)]
+    def __init__(self, setting: Setting, config: FitnessConfig) -> None:
+        self.model, self.guidance = models.load(setting), setting.guidance
+        self.sampler = Sampler(setting.scheduler, self.model.scheduler_config, setting.steps)
+        self.loss, self.together = consistency(config.loss), BATCHES * pictures_at_once(setting.resolution)
+        captions = source(setting.profile).captions(config.prompts, setting.model)
         if not 1 <= config.images <= len(captions):
             raise BenchmarkError(
                 f"fitness.images is {config.images}; it must lie between 1 and the {len(captions)} prompts of "
@@ -69,19 +69,25 @@ class Calibration:
     @torch.no_grad()
     def losses(self, schedules: Sequence[Schedule]) -> list[float]:
         """The loss of each schedule over the family's own blocks; they run side by side and share what they can."""
+        parts = self._parts(len(schedules))
+        sizes = [len(self.seeds[part]) for part in parts]
+        return np.average([self._losses(schedules, part) for part in parts], axis=0, weights=sizes).tolist()
+
+    def _losses(self, schedules: Sequence[Schedule], part: slice) -> list[float]:
+        """`losses` on some of the pictures."""
         count, model = len(schedules), self.model
-        seeds = [seed for seed in self.seeds for _ in schedules]
-        noise = initial_noise(self.seeds, model.latent_shape).to(model.device).repeat_interleave(count, 0)
+        seeds = [seed for seed in self.seeds[part] for _ in schedules]
+        noise = initial_noise(self.seeds[part], model.latent_shape).to(model.device).repeat_interleave(count, 0)
         conditioning = tree_map(
             lambda value: value.repeat_interleave(count, 0) if isinstance(value, torch.Tensor) else value,
-            dict(model.condition(self.captions, self.guidance)),
+            dict(model.condition(self.captions[part], self.guidance)),
         )
         with gated_together(model.denoiser, model.costs.graph, schedules):
             latents = rollout(
                 model.denoiser, self.sampler, noise, conditioning, model.branch_guidance(self.guidance), seeds
             )
         by_schedule = latents.unflatten(0, (-1, count)).unbind(1)
-        return [self.loss(model.decode(latents), self.images).item() for latents in by_schedule]
+        return [self.loss(model.decode(latents), self.images[part]).item() for latents in by_schedule]
 
     def plain(self, schedule: Schedule) -> tuple[float, float]:
         """Seconds of one evaluation as a plain loop has it, which makes the dense pictures anew for each schedule,
@@ -94,7 +100,13 @@ class Calibration:
         return end - start, end - between
 
     def _sample(self, plan: Plan) -> torch.Tensor:
-        return sample(self.model, plan, self.captions, self.seeds, self.guidance)
+        parts = self._parts(1)
+        return torch.cat([sample(self.model, plan, self.captions[p], self.seeds[p], self.guidance) for p in parts])
+
+    def _parts(self, schedules: int) -> list[slice]:
+        """The pictures in as many parts as memory asks for when so many schedules run side by side."""
+        size = max(1, self.together // schedules)
+        return [slice(start, start + size) for start in range(0, len(self.seeds), size)]
 
 
 calibration = cache(Calibration)
@@ -126,15 +138,16 @@ class Fitness:
     """`baselines.context.Fitness`: evaluates what the journal in `path` lacks and writes it there, batch by batch.
 
     A search that was killed asks for the same schedules again and finds their losses there, so that it goes on
-    where it stopped and nothing counts twice. Processes that search together (`shards`) evaluate a part of every
-    batch each. Raises `DipgoError` for a loss that is not finite, with all finished evaluations kept.
+    where it stopped and nothing counts twice. A batch holds `together` schedules for each process; those that search
+    together (`shards`) evaluate a part of it each. Raises `DipgoError` for a loss that is not finite, with all finished
+    evaluations kept.
     """
 
     def __init__(
-        self, calibration: Callable[[], Calibration], images: int, path: Path, title: str, shards: Shards = ALONE
+        self, calibration: Callable[[], Calibration], together: int, path: Path, title: str, shards: Shards = ALONE
     ) -> None:
         self._calibration, self.path, self.title, self.shards = calibration, path, title, shards
-        self.together = max(1, TOGETHER // max(images, 1))
+        self.together = together
         self.journal = read_journal(path)
         self.asked: set[str] = set()
         self.since = perf_counter()
@@ -192,21 +205,14 @@ def fitness_of(spec: RunSpec, folder: Path, shards: Shards = ALONE) -> Fitness:
     Every search has a journal of its own; all runs that do not search share one.
     """
     config = _config(spec)
-    settings = spec.model, spec.scheduler, spec.steps, spec.guidance
+    together = max(1, BATCHES * pictures_at_once(spec.resolution) // max(config.images, 1))
     path, title = path_of(spec, folder), f"search, {spec.id}"
-    return Fitness(lambda: calibration(*settings, config), config.images, path, title, shards)
+    return Fitness(lambda: calibration(spec.setting, config), together, path, title, shards)
 
 
 def path_of(spec: RunSpec, folder: Path) -> Path:
     """The journal of a run's fitness evaluations."""
-    identity: dict[str, Any] = {
-        "model": spec.model,
-        "revision": spec.revision,
-        "scheduler": spec.scheduler,
-        "steps": spec.steps,
-        "guidance": spec.guidance,
-        "fitness": asdict(_config(spec)),
-    }
+    identity: dict[str, Any] = {**spec.setting._asdict(), "fitness": asdict(_config(spec))}
     if "search" in spec.params:
         identity |= {"method": spec.method, "ratio": spec.params.get("ratio"), "search": dict(spec.params["search"])}
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]

@@ -13,13 +13,28 @@ from tqdm import tqdm
 
 from baselines import Plan
 from benchmarks.models import Model
-from benchmarks.spec import BenchmarkError
+from benchmarks.spec import BenchmarkError, RunSpec
 from dipgo import gated, initial_noise, picture_seeds, rollout
+
+PIXELS_AT_ONCE = 2**20  # of one batch: 4 pictures of 512 x 512, as the authors' evaluation has it
+SHARED_NOISES = 4  # of the protocol "paper": its seed is set again before every batch of 4
 
 
 def image_paths(folder: Path, count: int) -> list[Path]:
     """The file of each prompt's picture, in the prompts' order."""
     return [folder / f"{index:05d}.png" for index in range(count)]
+
+
+def pictures_at_once(resolution: int) -> int:
+    """How many pictures of `resolution` squared pixels to make in one batch; this changes no picture."""
+    return min(100, max(1, PIXELS_AT_ONCE // resolution**2))
+
+
+def noise_seeds(spec: RunSpec, count: int) -> list[int]:
+    """The seeds of a prompt set's first `count` pictures, by the run's noise protocol."""
+    return picture_seeds(
+        spec.seed, [index % SHARED_NOISES if spec.protocol == "paper" else index for index in range(count)]
+    )
 
 
 @torch.no_grad()
@@ -38,24 +53,20 @@ def generate(
     captions: Sequence[str],
     folder: Path,
     *,
-    seed: int,
+    seeds: Sequence[int],
     guidance: float,
     batch: int,
     title: str,
     part: slice = slice(None),
 ) -> list[Path]:
-    """Make the pictures of `part` that `folder` lacks and return the paths of all, one for each caption.
-
-    The noise of a picture depends on `seed` and its caption's index alone.
-    """
+    """Make the pictures of `part` that `folder` lacks and return the paths of all, one for each caption and seed."""
     paths = image_paths(folder, len(captions))
     folder.mkdir(parents=True, exist_ok=True)
     missing = [index for index in range(len(paths))[part] if not paths[index].exists()]
     with tqdm(total=len(missing), desc=title, unit="image", disable=not missing) as progress:
         for start in range(0, len(missing), batch):
             indices = missing[start : start + batch]
-            seeds = picture_seeds(seed, indices)
-            images = sample(model, plan, [captions[i] for i in indices], seeds, guidance)
+            images = sample(model, plan, [captions[i] for i in indices], [seeds[i] for i in indices], guidance)
             for index, image in zip(indices, images, strict=True):
                 _write_png(paths[index], image)
             progress.update(len(indices))

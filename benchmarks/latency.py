@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from time import perf_counter
 from typing import Any
@@ -19,16 +20,26 @@ WARM_UP_ROUNDS = 1
 
 
 class Stopwatch:
-    """Sums the seconds spent in a callable; on a GPU by events, so that nothing waits between calls."""
+    """Sums the seconds between its starts and stops; on a GPU by events, so that nothing waits between calls."""
 
-    def __init__(self, timed: Any, device: torch.device) -> None:
-        self.timed, self.cuda, self.spans = timed, device.type == "cuda", []
+    def __init__(self, device: torch.device) -> None:
+        self.cuda, self.spans, self.since = device.type == "cuda", [], None
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        start = self._now()
-        result = self.timed(*args, **kwargs)
-        self.spans.append((start, self._now()))
-        return result
+    def start(self, *call: Any) -> None:
+        self.since = self._now()
+
+    def stop(self, *call: Any) -> None:
+        self.spans.append((self.since, self._now()))
+
+    @contextmanager
+    def on(self, module: torch.nn.Module) -> Iterator[None]:
+        """Times every call of a module."""
+        handles = [module.register_forward_pre_hook(self.start), module.register_forward_hook(self.stop)]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
 
     def _now(self) -> Any:
         if not self.cuda:
@@ -60,15 +71,15 @@ def time_once(timed: Timed) -> dict[str, float]:
     """Seconds of one picture: all denoiser calls alone, and from text to image."""
     model, plan, seeds = timed.model, timed.plan, picture_seeds(0, [0])
     noise = initial_noise(seeds, model.latent_shape).to(model.device)
-    denoiser, scale = Stopwatch(model.denoiser, model.device), model.branch_guidance(timed.guidance)
-
-    def text_to_image() -> None:
-        conditioning = model.condition([timed.caption], timed.guidance)
-        with gated(model.denoiser, plan.costs.graph, plan.schedule):
-            model.decode(rollout(denoiser, plan.sampler, noise, conditioning, scale, seeds))
-
-    whole = Stopwatch(text_to_image, model.device)
-    whole()
+    denoiser, whole = Stopwatch(model.device), Stopwatch(model.device)
+    whole.start()
+    conditioning = model.condition([timed.caption], timed.guidance)
+    with gated(model.denoiser, plan.costs.graph, plan.schedule), denoiser.on(model.denoiser):
+        latents = rollout(
+            model.denoiser, plan.sampler, noise, conditioning, model.branch_guidance(timed.guidance), seeds
+        )
+    model.decode(latents)
+    whole.stop()
     return {"denoiser": denoiser.seconds(), "end_to_end": whole.seconds()}
 
 

@@ -3,23 +3,19 @@ is in their records, not here."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
-from pathlib import Path
 from typing import Any
 
-import diffusers
 import torch
-import transformers
-from diffusers import DiffusionPipeline
 
-from benchmarks.spec import BenchmarkError, unknown
-from benchmarks.zoo import zoo
+from benchmarks.shards import shards
+from benchmarks.sources import source
+from benchmarks.spec import RunSpec, Setting, unknown
 from dipgo import CostModel, Family, branch_guidance, denoiser_of, family_of
 
-INDEX = "model_index.json"
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,31 +71,24 @@ class Model:
         return vae.decode(latents / vae.config.scaling_factor, return_dict=False)[0] / 2 + 0.5
 
 
+def load(setting: RunSpec | Setting) -> Model:
+    """A setting's model, in its dtype on this process's device, once a process. Raises `BenchmarkError` for weights
+    that are missing or tampered with, `DipgoError` where no family describes the denoiser."""
+    return _load(setting.profile, setting.model, setting.dtype)
+
+
 @cache
-def load(name: str, device: str = "cpu") -> Model:
-    """A model of the zoo in float32. Raises one clear line for missing or tampered weights."""
-    return read(zoo.model_path(name), name, device)
+def _load(profile: str, name: str, dtype: str) -> Model:
+    if dtype not in DTYPES:
+        raise unknown("dtype", dtype, DTYPES)
+    return prepared(name, source(profile).pipeline(name, DTYPES[dtype]))
 
 
-def read(folder: Path, name: str, device: str = "cpu") -> Model:
-    """The pipeline in a folder of diffusers' own format, in float32; its model_index.json names its class.
-
-    Raises `BenchmarkError` where the folder is no pipeline, `DipgoError` where no family describes its denoiser.
-    """
-    try:
-        kind = str(json.loads((folder / INDEX).read_text(encoding="utf-8"))["_class_name"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise BenchmarkError(f"{folder} is no diffusers pipeline: no class in its {INDEX}") from error
-    if not hasattr(diffusers, kind):
-        pipelines = [known for known in dir(diffusers) if known.endswith("Pipeline")]
-        raise BenchmarkError(f"{folder / INDEX}: {unknown('pipeline class', kind, pipelines)}")
-    diffusers.utils.logging.disable_progress_bar()
-    transformers.utils.logging.disable_progress_bar()
-    diffusers.utils.logging.set_verbosity_error()  # it complains of parts of another class than published
-    pipeline = DiffusionPipeline.from_pretrained(folder, dtype=torch.float32)
+def prepared(name: str, pipeline: Any) -> Model:
+    """A pipeline's parts frozen, in evaluation mode and on this process's device."""
     for part in pipeline.components.values():
         if isinstance(part, torch.nn.Module):
             part.eval().requires_grad_(False)
-    model = Model(name, pipeline.to(device))
+    model = Model(name, pipeline.to(shards().device))
     model.family  # noqa: B018  (a denoiser that no family describes is refused here)
     return model

@@ -49,8 +49,13 @@ def _peak(who: int) -> int:
 def memory_meter(interval: float = 0.05) -> Iterator[Callable[[], int]]:
     """Gives a function of the most resident memory, in bytes, that this process has had inside the context so far.
 
-    Sampled every `interval` seconds where there is Linux's /proc; elsewhere it is the process's peak of all time.
+    On a GPU it is the most memory allocated there. On a CPU it is sampled every `interval` seconds where there is
+    Linux's /proc; elsewhere it is the process's peak of all time.
     """
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+        yield torch.cuda.max_memory_allocated
+        return
     status = Path("/proc/self/statm")
     if not status.exists():
         yield lambda: _peak(resource.RUSAGE_SELF)

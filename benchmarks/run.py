@@ -5,23 +5,25 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 from baselines import Plan, method
 from benchmarks import fitness, latency, models, record, training
 from benchmarks.assemble import assemble
+from benchmarks.generate import pictures_at_once
 from benchmarks.jobs import Job, run_jobs
 from benchmarks.provenance import provenance
 from benchmarks.record import Record, write_text
 from benchmarks.shards import shards
-from benchmarks.spec import RunSpec, unknown
+from benchmarks.sources import source
+from benchmarks.spec import BenchmarkError, RunSpec, unknown
 from benchmarks.tasks import (
-    JUDGE,
     PRUNERS,
-    REFERENCE,
     SEARCHES,
     Task,
     captions_of,
@@ -31,7 +33,6 @@ from benchmarks.tasks import (
     search,
     train,
 )
-from benchmarks.zoo import zoo
 from dipgo import DipgoError
 
 log = logging.getLogger(__name__)
@@ -45,7 +46,10 @@ class Suite:
     their work. A record without its workspace (a fresh clone holds the published ones) is measured again.
     """
 
-    def __init__(self, specs: Sequence[RunSpec], workspace: Path, records: Path, batch: int, workers: int) -> None:
+    def __init__(
+        self, specs: Sequence[RunSpec], workspace: Path, records: Path, batch: int | None, workers: int
+    ) -> None:
+        """`batch`: pictures made at once; None: as many as their size allows."""
         self.specs = {spec.id: spec for spec in specs}
         self.workspace, self.records, self.batch = workspace, records, batch
         self.workers = workers if shards().count == 1 else 1  # launched processes are the workers
@@ -55,16 +59,35 @@ class Suite:
     def run(self, only: Sequence[str], *, fresh: bool) -> dict[str, str]:
         """Measure the rows in `only` that are not finished; returns the reason for each that cannot be."""
         wanted = self._with_needs(only)
-        if fresh and shards().index == 0:
-            self._forget(wanted)
-        shards().wait()
-        todo = [spec for spec in wanted if not self._finished(spec)]
-        log.info("%d of %d runs are finished; %d to go", len(wanted) - len(todo), len(wanted), len(todo))
-        if shards().count > 1:
-            self._share(todo)
-        failed = self._finish(todo) if shards().index == 0 else {}
-        shards().wait()
+        with self._claim([spec for spec in wanted if fresh or not self._finished(spec)]):
+            if fresh and shards().index == 0:
+                self._forget(wanted)
+            shards().wait()
+            todo = [spec for spec in wanted if not self._finished(spec)]
+            for spec in todo:
+                source(spec.profile).require(spec.to_json())
+            log.info("%d of %d runs are finished; %d to go", len(wanted) - len(todo), len(wanted), len(todo))
+            if shards().count > 1:
+                self._share(todo)
+            failed = self._finish(todo) if shards().index == 0 else {}
+            shards().wait()
         return failed
+
+    @contextmanager
+    def _claim(self, specs: Sequence[RunSpec]) -> Iterator[None]:
+        """Nobody else measures these runs in this workspace meanwhile; a killed process's claim ends with it."""
+        with ExitStack() as claims:
+            for digest, spec in {spec.digest: spec for spec in specs if shards().index == 0}.items():
+                path = self.workspace / f"{digest}.lock"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                try:
+                    claims.enter_context(FileLock(path).acquire(blocking=False))
+                except Timeout:
+                    raise BenchmarkError(
+                        f"run {spec.id!r} is being measured by another process in {self.workspace}; wait for it, or "
+                        "pass another --workspace and --records"
+                    ) from None
+            yield
 
     def _finish(self, todo: Sequence[RunSpec]) -> dict[str, str]:
         """Whatever is left to make, the latency, and the records; the reason for each run that cannot be measured."""
@@ -185,7 +208,8 @@ class Suite:
 
     def _task(self, spec: RunSpec, prompts: str) -> Task:
         dense = self.specs[spec.reference or spec.id]
-        return Task(spec, self.plan(spec), prompts, self._folder(spec), self._folder(dense), self.batch)
+        batch = self.batch or pictures_at_once(spec.resolution)
+        return Task(spec, self.plan(spec), prompts, self._folder(spec), self._folder(dense), batch)
 
     def _time(self, specs: Sequence[RunSpec]) -> None:
         """Latency of all runs that lack it, in turn with their dense references."""
@@ -194,7 +218,7 @@ class Suite:
         rows = {name: self.specs[name] for name in dict.fromkeys([*references.values(), *references])}
         timed = {
             name: latency.Timed(
-                models.load(spec.model), self.plan(spec), captions_of(spec, spec.prompts[0])[0], spec.guidance
+                models.load(spec), self.plan(spec), captions_of(spec, spec.prompts[0])[0], spec.guidance
             )
             for name, spec in rows.items()
         }
@@ -204,7 +228,11 @@ class Suite:
             write_text(self._folder(spec) / "latency.json", json.dumps(rounds) + "\n")
 
     def _write_record(self, spec: RunSpec) -> None:
-        settings = {"batch": self.batch, "workers": self.workers, "processes": shards().count}
+        settings = {
+            "batch": self.batch or pictures_at_once(spec.resolution),
+            "workers": self.workers,
+            "processes": shards().count,
+        }
         done = assemble(spec, self.plan(spec), self.workspace, settings)
         record.write(done, self.records, replace=True)
 
@@ -213,12 +241,6 @@ class Suite:
         stamp = provenance({spec.model: spec.revision})
         done = Record(spec.id, spec.digest, spec.to_json(), metrics={}, absent=absent, provenance=stamp)
         record.write(done, self.records, replace=True)
-
-
-def revisions() -> dict[str, str]:
-    """For every zoo entry what a run's results rest on: its own files, the judge's, the features', the prompts'."""
-    shared = [zoo.revision(name) for name in (JUDGE, REFERENCE, "prompts")]
-    return {name: ".".join([zoo.revision(name), *shared]) for name in zoo.manifest()}
 
 
 def check_rows(specs: Sequence[RunSpec], only: Sequence[str]) -> None:

@@ -25,6 +25,11 @@ class Shards:
         self.index, self.count = index, count
 
     @property
+    def device(self) -> torch.device:
+        """Where this process computes: on a GPU where there is one."""
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+    @property
     def part(self) -> slice:
         """This process's part of any sequence: every count-th item."""
         return slice(self.index, None, self.count)
@@ -44,6 +49,10 @@ class _Launched(Shards):
     def __init__(self, state: PartialState) -> None:
         super().__init__(state.process_index, state.num_processes)
         self.state = state
+
+    @property
+    def device(self) -> torch.device:
+        return self.state.device
 
     def wait(self) -> None:
         self.state.wait_for_everyone()

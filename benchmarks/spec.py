@@ -9,12 +9,14 @@ import math
 import re
 import tomllib
 from collections.abc import Iterable, Mapping
-from dataclasses import MISSING, dataclass, field, fields, replace
+from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
-PROFILES = ("embedded",)
+PROFILES = ("embedded", "paper", "random-weights")
+PROTOCOLS = ("clean", "paper")
+OVERLAYS = {"random-weights": "paper"}  # a profile that takes its fields from another's
 SCHEDULERS = ("ddim", "dpm", "lcm", "plms")
 T = TypeVar("T")
 
@@ -58,11 +60,27 @@ def _thaw(value: Any) -> Any:
     return list(map(_thaw, value)) if isinstance(value, tuple) else value
 
 
+class Setting(NamedTuple):
+    """The fields of a run that decide what its denoiser does when everything is computed. Runs of one setting share
+    their trainings and calibration pictures."""
+
+    profile: str
+    model: str
+    revision: str
+    dtype: str
+    scheduler: str
+    steps: int
+    guidance: float
+    resolution: int
+
+
 @dataclass(frozen=True)
 class RunSpec:
     """Everything that decides a run's results. Immutable; `params` is a read-only, nested mapping.
 
-    `revision` is a digest of the model's weights. `limit` is in images a prompt set, `resolution` in pixels.
+    `revision` is a digest of the model's weights and of all that pictures are scored with. `limit` is in images a
+    prompt set, `resolution` in pixels. `protocol` says where a picture's noise comes from: "clean", its prompt's
+    index; "paper", its place in a batch of 4, as in the authors' evaluation, so that all pictures share four noises.
     `reference` is the id of the run whose images PSNR and SSIM are measured against, None for that run
     itself. `needs` holds the digests of the runs whose results this one consumes (its reference and
     `params["of"]`): when one of them changes, so does this run's digest.
@@ -85,6 +103,7 @@ class RunSpec:
     params: Mapping[str, Any] = field(default_factory=dict)
     reference: str | None = None
     needs: tuple[str, ...] = ()
+    protocol: str = "clean"
 
     def __post_init__(self) -> None:
         def bad(name: str, wanted: str) -> BenchmarkError:
@@ -110,6 +129,8 @@ class RunSpec:
             raise unknown("profile", self.profile, PROFILES)
         if self.scheduler not in SCHEDULERS:
             raise unknown("scheduler", self.scheduler, SCHEDULERS)
+        if self.protocol not in PROTOCOLS:
+            raise unknown("protocol", self.protocol, PROTOCOLS)
         if not isinstance(self.params, Mapping):
             raise bad("params", "a table")
         object.__setattr__(self, "guidance", float(self.guidance))  # 4 and 4.0 are one run
@@ -134,9 +155,16 @@ class RunSpec:
             raise BenchmarkError(f"run {self.id!r}: params must be plain JSON values: {error}") from error
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
+    @property
+    def setting(self) -> Setting:
+        return Setting(*(getattr(self, name) for name in Setting._fields))
+
     def to_json(self) -> dict[str, Any]:
         """Plain dicts, lists and scalars; `from_json` turns them back into an equal spec."""
-        return {f.name: _thaw(getattr(self, f.name)) for f in fields(self)}
+        data = {f.name: _thaw(getattr(self, f.name)) for f in fields(self)}
+        if self.protocol == PROTOCOLS[0]:
+            del data["protocol"]  # it came later than the first records, whose digests shall hold
+        return data
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> RunSpec:
@@ -144,12 +172,12 @@ class RunSpec:
         return construct(cls, data, f"run {data.get('id', '(no id)')!r}")
 
 
-def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     """`base` with `over` on top, table by table."""
     merged = dict(base)
     for key, value in over.items():
         both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
-        merged[key] = _merge(merged[key], value) if both else value
+        merged[key] = merge(merged[key], value) if both else value
     return merged
 
 
@@ -163,50 +191,7 @@ def read_toml(path: Path | str) -> dict[str, Any]:
         raise BenchmarkError(f"{path}: {error}") from error
 
 
-def load_suite(path: Path | str, revisions: Mapping[str, str]) -> list[RunSpec]:
-    """The runs of a suite file, in its order, except that a run comes after every run it needs.
-
-    `[defaults]` holds fields that all runs share, `[method.NAME]` default params of one method, and each
-    `[[run]]` overrides both. `revisions` maps a model to the digest of its weights. A run whose reference
-    is itself has none. Raises `BenchmarkError` for a duplicate id, an unknown name or a circular need.
-    """
-    suite = read_toml(path)
-    for table in suite:
-        if table not in ("defaults", "method", "run"):
-            raise BenchmarkError(f"{path}: {unknown('table', table, ('defaults', 'method', 'run'))}")
-    defaults, methods = suite.get("defaults", {}), suite.get("method", {})
-    rows: dict[str, dict[str, Any]] = {}
-    for run in suite.get("run", []):
-        row = {**defaults, **run}
-        name = row.get("id", "(no id)")
-        if name in rows:
-            raise BenchmarkError(f"{path}: two runs have the id {name!r}; rename one")
-        if row.get("model") not in revisions:
-            raise BenchmarkError(f"{path}: run {name!r}: {unknown('model', row.get('model'), revisions)}")
-        row["revision"] = revisions[row["model"]]
-        row["params"] = _merge(methods.get(row.get("method"), {}), row.get("params", {}))
-        if row.get("reference") == name:
-            row["reference"] = None
-        rows[name] = row
-    used = {str(row.get("method")) for row in rows.values()}
-    for method in methods:
-        if method not in used:
-            raise BenchmarkError(f"{path}: no run uses [method.{method}]: {unknown('method', method, used)}")
-
-    specs: dict[str, RunSpec] = {}
-
-    def resolve(name: str, asked_by: tuple[str, ...] = ()) -> RunSpec:
-        if name not in rows:
-            raise BenchmarkError(f"{path}: run {asked_by[-1]!r} needs an {unknown('run', name, rows)}")
-        if name in asked_by:
-            raise BenchmarkError(f"{path}: run {name!r} needs itself, through {' -> '.join(asked_by)}")
-        if name not in specs:
-            spec = RunSpec.from_json(rows[name])
-            others = [other for other in (spec.reference, spec.params.get("of")) if other is not None]
-            needs = tuple(resolve(other, (*asked_by, name)).digest for other in others)
-            specs[name] = replace(spec, needs=needs)
-        return specs[name]
-
-    for name in rows:
-        resolve(name)
-    return list(specs.values())
+def profiled(data: Mapping[str, Any], profile: str) -> dict[str, Any]:
+    """A file's tables for a profile: those outside `[profile]`, with `[profile.<name>]` on top."""
+    overlay = data.get("profile", {}).get(OVERLAYS.get(profile, profile), {})
+    return merge({key: value for key, value in data.items() if key != "profile"}, overlay)

@@ -16,18 +16,15 @@ from baselines import Plan, PlanContext, method
 from benchmarks import models, quality, training
 from benchmarks.clip_score import ClipJudge
 from benchmarks.fitness import fitness_of
-from benchmarks.generate import generate, image_paths
+from benchmarks.generate import generate, image_paths, noise_seeds
 from benchmarks.record import write_text
-from benchmarks.shards import ALONE, Shards
+from benchmarks.shards import ALONE, Shards, shards
+from benchmarks.sources import source
 from benchmarks.spec import RunSpec
-from benchmarks.zoo import zoo
 from dipgo import DipgoError, Sampler
 
-JUDGE = "emoji-clip"
-REFERENCE = "reference"
 PRUNERS, SEARCHES = "pruners", "searches"  # folders of the workspace
 PLAIN_EVALUATIONS = 3  # by which a plain loop is timed
-CENTROIDS = "centroids.safetensors"  # in the folder of a model that draws classes
 
 
 @dataclass(frozen=True)
@@ -43,24 +40,25 @@ class Task:
 
 
 @cache
-def judge() -> ClipJudge:
-    return ClipJudge(zoo.model_path(JUDGE))
+def _judge(profile: str) -> ClipJudge:
+    own = source(profile)
+    return ClipJudge(own.judge(), str(shards().device), expected=own.judge_model)
 
 
 def captions_of(spec: RunSpec, prompts: str) -> list[str]:
     """The captions that a run draws of a prompt set."""
-    return [prompt.caption for prompt in zoo.prompts(prompts)[: spec.limit]]
+    return source(spec.profile).captions(prompts, spec.model)[: spec.limit]
 
 
 def draw(task: Task, part: slice = slice(None)) -> list[Path]:
     """Make a task's pictures, or a part of them; the paths of all."""
-    spec = task.spec
+    spec, captions = task.spec, captions_of(task.spec, task.prompts)
     return generate(
-        models.load(spec.model),
+        models.load(spec),
         task.plan,
-        captions_of(spec, task.prompts),
+        captions,
         task.folder / task.prompts,
-        seed=spec.seed,
+        seeds=noise_seeds(spec, len(captions)),
         guidance=spec.guidance,
         batch=task.batch,
         title=f"{spec.id}, {task.prompts}",
@@ -70,19 +68,27 @@ def draw(task: Task, part: slice = slice(None)) -> list[Path]:
 
 def score(task: Task) -> None:
     """Make a task's pictures and score them; the scores are written last, as `<prompt set>.json`."""
-    start, spec = perf_counter(), task.spec
+    start, spec, own = perf_counter(), task.spec, source(task.spec.profile)
     paths, captions = draw(task), captions_of(spec, task.prompts)
-    dense = image_paths(task.dense / task.prompts, len(captions))
-    reference = zoo.model_path(REFERENCE) / "real.safetensors"
-    centroids = zoo.model_path(spec.model) / CENTROIDS
-    cells, samples = quality.score(paths, captions, dense, spec.metrics, judge(), reference, centroids)
+    metrics = () if own.unscored else spec.metrics
+    cells, samples = quality.score(
+        paths,
+        captions,
+        image_paths(task.dense / task.prompts, len(captions)),
+        metrics,
+        judge=_judge(spec.profile) if quality.needs_judge(metrics) else None,
+        references={metric: own.reference(metric, task.prompts) for metric in metrics if metric in quality.REFERENCED},
+        centroids=own.centroids(spec.model),
+        kept=task.folder / f"{task.prompts}.scores",
+        device=str(shards().device),
+    )
     data = {"metrics": cells, "samples": samples, "seconds": perf_counter() - start}
     write_text(task.folder / f"{task.prompts}.json", json.dumps(data) + "\n")
 
 
-def context_of(spec: RunSpec, workspace: Path, plan_of: Callable[[str], Plan], shards: Shards = ALONE) -> PlanContext:
+def context_of(spec: RunSpec, workspace: Path, plan_of: Callable[[str], Plan], group: Shards = ALONE) -> PlanContext:
     """What a run's method gets to see; trainings and searches are kept in the workspace."""
-    model = models.load(spec.model)
+    model = models.load(spec)
 
     def scores(settings: Mapping[str, Any]) -> np.ndarray:
         return training.train_once(spec, settings, workspace / PRUNERS).scores
@@ -94,14 +100,14 @@ def context_of(spec: RunSpec, workspace: Path, plan_of: Callable[[str], Plan], s
         params=spec.params,
         train=scores,
         plan_of=plan_of,
-        fitness=fitness_of(spec, workspace / SEARCHES, shards),
+        fitness=fitness_of(spec, workspace / SEARCHES, group),
     )
 
 
-def search(spec: RunSpec, workspace: Path, shards: Shards = ALONE) -> None:
+def search(spec: RunSpec, workspace: Path, group: Shards = ALONE) -> None:
     """Search for a run's schedule. What is evaluated is kept, so that planning the run finds it again."""
-    context = context_of(spec, workspace, _no_other_run, shards)
-    shards.wait()  # all have read the same journal before it grows
+    context = context_of(spec, workspace, _no_other_run, group)
+    group.wait()  # all have read the same journal before it grows
     plan = method(spec.method)(context)
     context.fitness.finish([plan.schedule] * PLAIN_EVALUATIONS)
 

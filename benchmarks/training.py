@@ -17,16 +17,15 @@ from tqdm import tqdm
 
 from baselines import Plan
 from benchmarks import models
-from benchmarks.generate import sample
+from benchmarks.generate import pictures_at_once, sample
 from benchmarks.models import Model
 from benchmarks.provenance import memory_meter
 from benchmarks.record import write_text
+from benchmarks.sources import source
 from benchmarks.spec import RunSpec, unknown
-from benchmarks.zoo import zoo
 from dipgo import Batch, Sampler, Schedule, TrainConfig, initial_noise, picture_seeds, train_pruner
 
 CHUNK = 25  # batches whose dense pictures are made together, which costs a fraction of one by one
-MOST_AT_ONCE = 100  # pictures: memory must not grow with the batch
 NOISE_SEED = 1_000_003  # apart from the seeds of any scored picture
 BATCH, UNIT, PROMPTS = 1, "output", "train"
 
@@ -49,15 +48,7 @@ def path_of(spec: RunSpec, settings: Mapping[str, Any], folder: Path) -> Path:
     are gated ("output"); `prompts`, the prompt set to train on ("train"). Raises `BenchmarkError` for another name.
     """
     config = _config(settings)
-    identity = {
-        "model": spec.model,
-        "revision": spec.revision,
-        "scheduler": spec.scheduler,
-        "steps": spec.steps,
-        "guidance": spec.guidance,
-        "batch": settings.get("batch", BATCH),
-        **asdict(config),
-    }
+    identity = {**spec.setting._asdict(), "batch": settings.get("batch", BATCH), **asdict(config)}
     for name, usual in (("unit", UNIT), ("prompts", PROMPTS)):
         if settings.get(name, usual) != usual:
             identity[name] = settings[name]
@@ -81,7 +72,7 @@ def train_once(spec: RunSpec, settings: Mapping[str, Any], folder: Path) -> Trai
         data = json.loads(path.read_text())
         scores = np.array(data["scores"], dtype=np.float32)
         return Training(scores, data["log"], data["seconds"], data["peak_memory"])
-    model, config = models.load(spec.model), _config(settings)
+    model, config = models.load(spec), _config(settings)
     sampler = Sampler(spec.scheduler, model.scheduler_config, spec.steps)
     costs = model.costs_of(settings.get("unit", UNIT))
     batches, scale = _batches(model, sampler, spec, settings), model.branch_guidance(spec.guidance)
@@ -102,7 +93,7 @@ def train_once(spec: RunSpec, settings: Mapping[str, Any], folder: Path) -> Trai
 def _batches(model: Model, sampler: Sampler, spec: RunSpec, settings: Mapping[str, Any]) -> Iterator[Batch]:
     """As many batches as a training takes, with the dense run's pictures."""
     config, size = _config(settings), settings.get("batch", BATCH)
-    captions = [prompt.caption for prompt in zoo.prompts(settings.get("prompts", PROMPTS))]
+    captions = source(spec.profile).captions(settings.get("prompts", PROMPTS), spec.model)
     order = np.random.default_rng(config.seed)
     graph = model.costs.graph
     dense = Plan(sampler, Schedule.dense(graph.sites, sampler.calls), model.costs)
@@ -110,7 +101,8 @@ def _batches(model: Model, sampler: Sampler, spec: RunSpec, settings: Mapping[st
     for number in itertools.count():
         drawn = [captions[i] for i in order.choice(len(captions), size * CHUNK, replace=False)][: size * left]
         seeds = picture_seeds(NOISE_SEED + config.seed, [number * size * CHUNK + i for i in range(len(drawn))])
-        pieces = [slice(start, start + MOST_AT_ONCE) for start in range(0, len(drawn), MOST_AT_ONCE)]
+        together = pictures_at_once(spec.resolution)
+        pieces = [slice(start, start + together) for start in range(0, len(drawn), together)]
         images = torch.cat([sample(model, dense, drawn[p], seeds[p], spec.guidance) for p in pieces])
         noise = initial_noise(seeds, model.latent_shape).to(model.device)
         for start in range(0, len(drawn), size):

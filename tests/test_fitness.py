@@ -15,13 +15,12 @@ from benchmarks import fitness, record
 from benchmarks.__main__ import SOME_ROWS_ABSENT, main
 from benchmarks.fitness import Calibration, Fitness, FitnessConfig, read_journal
 from benchmarks.generate import sample
-from benchmarks.spec import BenchmarkError
+from benchmarks.spec import BenchmarkError, Setting
 from dipgo import DipgoError, Schedule
 from dipgo.losses import consistency
 
 SUITE = """
 [defaults]
-profile = "embedded"
 model = "emoji-sd"
 method = "dense"
 scheduler = "ddim"
@@ -57,6 +56,8 @@ width = 16
 checkpoint = false
 """
 
+SETTING = Setting("embedded", "emoji-sd", "any", "float32", "plms", 5, 4.0, 64)
+
 
 class FakeCalibration:
     """Losses by arithmetic; dies in the middle of a batch when it is told to."""
@@ -76,7 +77,7 @@ class FakeCalibration:
 @pytest.fixture
 def go(tiny, tiny_costs, tmp_path):
     def search(name: str, calibration: FakeCalibration, file: str = "journal.json") -> tuple[Fitness, Plan]:
-        evaluated = Fitness(lambda: calibration, images=100, path=tmp_path / file, title=name)  # 2 at a time
+        evaluated = Fitness(lambda: calibration, together=2, path=tmp_path / file, title=name)  # 2 at a time
         params = {"ratio": 0.6, "search": {"evaluations": 30, "population": 6}}
         sampler = tiny.sampler("ddim", 10)
         context = PlanContext(tiny.denoiser, tiny_costs, sampler, params, None, None, fitness=evaluated)
@@ -110,7 +111,7 @@ def test_a_fitness_that_is_not_finite_ends_the_search_with_its_trace_kept(go, tm
 
 def test_a_schedule_is_evaluated_once(tiny, tmp_path):
     calibration = FakeCalibration()
-    evaluated = Fitness(lambda: calibration, images=2, path=tmp_path / "j.json", title="")
+    evaluated = Fitness(lambda: calibration, together=100, path=tmp_path / "j.json", title="")
     one, other = (Schedule(tiny.graph.sites, tiny.random_reuse(6, seed).numpy()) for seed in range(2))
     assert len(evaluated([one, other, one])) == 3 and evaluated.evaluations == 2
     evaluated([other])
@@ -130,7 +131,7 @@ def test_a_broken_journal_is_named(tmp_path):
 
 
 def test_schedules_side_by_side_have_the_loss_of_one_alone():
-    calibration = Calibration("emoji-sd", "plms", 5, 4.0, FitnessConfig(images=3))
+    calibration = Calibration(SETTING, FitnessConfig(images=3))
     graph, rng = calibration.model.costs.graph, np.random.default_rng(0)
     schedules = [Schedule.dense(graph.sites, 6)]
     for share in (0.3, 0.6):

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from baselines import Plan
-from benchmarks import latency, models
+from benchmarks import latency, models, sources
 from benchmarks.cells import macs_cells
 from benchmarks.generate import sample
 from benchmarks.models import Model
@@ -25,7 +25,7 @@ def model(request, tmp_path_factory) -> Model:
     folder = tmp_path_factory.mktemp(request.param)
     torch.manual_seed(0)
     PIPELINES[request.param]().save_pretrained(folder)
-    return models.read(folder, request.param)
+    return models.prepared(request.param, sources.read(folder))
 
 
 def dense(model: Model, unit: str = "output") -> Plan:
@@ -82,7 +82,7 @@ def test_latency_times_rows_of_any_model_in_turn(model, monkeypatch):
 
 def test_a_class_that_the_model_does_not_know_is_named(tmp_path):
     PIPELINES["ddim"]().save_pretrained(tmp_path)
-    model = models.read(tmp_path, "dit")
+    model = models.prepared("dit", sources.read(tmp_path))
     with pytest.raises(DipgoError, match="unknown class 'dog fase'; did you mean dog face"):
         model.condition(["dog fase"], GUIDANCE)
     model.pipeline.labels["dog face"] = 4000
@@ -91,15 +91,15 @@ def test_a_class_that_the_model_does_not_know_is_named(tmp_path):
 
 
 def index(folder: Path, name: str) -> Path:
-    (folder / models.INDEX).write_text(json.dumps({"_class_name": name}))
+    (folder / sources.INDEX).write_text(json.dumps({"_class_name": name}))
     return folder
 
 
 def test_a_folder_that_is_no_known_pipeline_is_refused(tmp_path):
     with pytest.raises(BenchmarkError, match="no diffusers pipeline: no class in its model_index.json"):
-        models.read(tmp_path, "nothing")
+        sources.read(tmp_path)
     with pytest.raises(BenchmarkError, match="did you mean .*StableDiffusionPipeline"):
-        models.read(index(tmp_path, "StabelDiffusionPipeline"), "typo")
+        sources.read(index(tmp_path, "StabelDiffusionPipeline"))
 
 
 def test_a_denoiser_that_no_family_describes_is_refused(tmp_path):
@@ -113,4 +113,4 @@ def test_a_denoiser_that_no_family_describes_is_refused(tmp_path):
     )
     diffusers.DDPMPipeline(unet, diffusers.DDPMScheduler()).save_pretrained(tmp_path)
     with pytest.raises(DipgoError, match="no family describes this UNet2DModel"):
-        models.read(tmp_path, "ddpm")
+        models.prepared("ddpm", sources.read(tmp_path))

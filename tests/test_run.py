@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from filelock import FileLock
 
 from benchmarks import generate, latency, record, training
 from benchmarks.__main__ import SOME_ROWS_ABSENT, main
@@ -17,7 +18,6 @@ from dipgo import Schedule
 
 SUITE = """
 [defaults]
-profile = "embedded"
 model = "emoji-sd"
 method = "dense"
 scheduler = "{scheduler}"
@@ -209,10 +209,42 @@ def test_bad_input_is_one_clear_line(bench, capsys, change, says):
         assert sorted(bench.folder.rglob("*.json")) == before
 
 
-def test_an_unknown_profile_is_named(bench, capsys, monkeypatch):
-    monkeypatch.setattr("tests.test_run.SUITE", SUITE.replace('"embedded"', '"embeded"'))
-    assert bench.run() == 1
+def test_an_unknown_profile_or_model_is_named(bench, capsys, monkeypatch):
+    assert bench.run("--profile", "embeded") == 1
     assert "did you mean embedded" in capsys.readouterr().err
+    monkeypatch.setattr("tests.test_run.SUITE", SUITE.replace('"emoji-sd"', '"emoji-ds"'))
+    assert bench.run() == 1
+    assert "run 'dense': unknown model 'emoji-ds'; did you mean emoji-sd" in capsys.readouterr().err
+
+
+def test_a_run_that_another_process_measures_is_refused(bench, capsys):
+    path = bench.workspace / f"{bench.record('half').digest}.lock"
+    with FileLock(path):
+        assert bench.run("--fresh", rows=["half"]) == 1
+    assert "error: run 'half' is being measured by another process" in capsys.readouterr().err
+    assert bench.images("half") and bench.run(rows=["half"]) == 0
+
+
+def test_a_trial_sets_fields_and_leaves_the_records_alone(bench, monkeypatch):
+    monkeypatch.setattr(latency, "ROUNDS", 1)
+    trial = ("--limit", "5", "--set", "params.interval=4", "--set", "protocol=paper")
+    assert bench.run(*trial, rows=["half"]) == 0
+    half = bench.record("half")
+    assert half.spec["limit"] == 5 and half.spec["params"]["interval"] == 4 and half.spec["protocol"] == "paper"
+    assert "protocol" not in bench.record("own").spec  # from before
+
+
+def test_too_few_pictures_for_a_distance_are_refused(bench, capsys):
+    assert bench.run("--limit", "2", rows=["dense"]) == 1
+    assert "error: kid_efflite0 takes 4 pictures or more, not 2; raise the limit, or drop it" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("text", "says"), [("steps", "FIELD=VALUE"), ("stepps=3", "did you mean steps"), ("params.nothing=3", "no run has")]
+)
+def test_a_field_that_cannot_be_set_is_named(bench, capsys, text, says):
+    assert bench.run("--set", text) == 1
+    assert says in capsys.readouterr().err
 
 
 def test_a_full_disk_leaves_nothing_half_written(bench, capsys, monkeypatch):
@@ -227,7 +259,7 @@ def test_a_full_disk_leaves_nothing_half_written(bench, capsys, monkeypatch):
     assert bench.run(rows=["dense"]) == 1
     errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
     assert len(errors) == 1 and "No space left" in errors[0]
-    assert not [path for path in bench.workspace.rglob("*") if path.is_file()]
+    assert not [path for path in bench.workspace.rglob("*") if path.is_file() and path.suffix != ".lock"]
 
 
 def test_speedups_pair_the_runs_of_one_round():

@@ -16,7 +16,6 @@ from benchmarks.shards import ALONE, Shards
 ROOT = Path(__file__).parent.parent
 SUITE = """
 [defaults]
-profile = "embedded"
 model = "emoji-sd"
 method = "dense"
 scheduler = "ddim"

@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 
 from benchmarks import record, training
-from benchmarks.spec import RunSpec, load_suite
-from tables.load import HERE, Row, Table, load_paper, load_table, names
+from benchmarks.spec import RunSpec
+from benchmarks.suite import load_suite
+from tables.load import HERE, load_paper, load_table, names
+from tables.spec import Row, Table
 
 SUITES = Path(record.__file__).parent / "suites"
 RECORDS = HERE / "records"
@@ -20,7 +22,7 @@ TABLES = names()
 
 @cache
 def suite(name: str) -> dict[str, RunSpec]:
-    return {spec.id: spec for spec in load_suite(SUITES / f"{name}.toml", REVISIONS)}
+    return {spec.id: spec for spec in load_suite(SUITES / f"{name}.toml", lambda row: REVISIONS[row["model"]])}
 
 
 @cache
@@ -174,5 +176,9 @@ def test_published_records_are_of_the_suites_as_they_are():
     records = [record.read(path) for path in sorted(RECORDS.glob("*.json"))]
     assert len(records) >= 30  # Table 1's, which also keep their digests so
     revisions = REVISIONS | {found.spec["model"]: found.spec["revision"] for found in records}
-    digests = {s.id: s.digest for name in TABLES for s in load_suite(SUITES / f"{name}.toml", revisions)}
+    digests = {
+        s.id: s.digest
+        for name in TABLES
+        for s in load_suite(SUITES / f"{name}.toml", lambda row: revisions[row["model"]])
+    }
     assert {found.id: found.digest for found in records}.items() <= digests.items()

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import models, training
+from benchmarks import models, sources, training
 from benchmarks.provenance import memory_meter
 from benchmarks.spec import BenchmarkError, RunSpec
 from benchmarks.zoo import zoo
@@ -38,9 +38,9 @@ def tiny_zoo(monkeypatch, tmp_path):
     """The zoo holds one class-conditional model and one prompt set of its classes."""
     torch.manual_seed(0)
     dit().save_pretrained(tmp_path / "dit")
-    model = models.read(tmp_path / "dit", SPEC.model)
+    model = models.prepared(SPEC.model, sources.read(tmp_path / "dit"))
     sets = {"classes": [zoo.Prompt(i, CLASSES[i % 3], "", "") for i in range(60)]}
-    monkeypatch.setattr(models, "load", lambda name: model)
+    monkeypatch.setattr(models, "load", lambda setting: model)
     monkeypatch.setattr(zoo, "prompts", lambda name: sets[name])
     return model
 
@@ -71,7 +71,7 @@ def test_as_many_dense_pictures_are_made_as_the_training_looks_at(tiny_zoo, monk
 
     monkeypatch.setattr(training, "sample", counting)
     monkeypatch.setattr(training, "CHUNK", 2)
-    monkeypatch.setattr(training, "MOST_AT_ONCE", 3)
+    monkeypatch.setattr(training, "pictures_at_once", lambda resolution: 3)
     sampler = Sampler("ddim", tiny_zoo.scheduler_config, SPEC.steps)
     batches = training._batches(tiny_zoo, sampler, SPEC, {"steps": 3, "batch": 2, "prompts": "classes"})
     drawn = [next(batches) for _ in range(3)]
