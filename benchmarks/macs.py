@@ -20,7 +20,7 @@ COUNTS = ROOT / "tables" / "macs.json"
 PACKAGES = ("torch", "diffusers", "numpy")
 PRUNED = "pruned"
 CODE = ("dipgo/costs.py", "dipgo/graph.py", "dipgo/sampling.py", "dipgo/families", "baselines", "benchmarks/cells.py")
-CODE += ("benchmarks/macs.py", "benchmarks/paper_models.py")
+CODE += ("benchmarks/macs.py", "benchmarks/paper_configs.py", "benchmarks/paper_models.py")
 
 
 @dataclass(frozen=True)

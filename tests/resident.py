@@ -1,0 +1,50 @@
+"""The most resident memory of one real training step of the pruner; a process of its own, for tests/test_memory.py.
+
+`python -m tests.resident NAME CALLS CHECKPOINT CHANGES`, the third 0 or 1 and the last, the changes that make the
+pipeline, as JSON, prints the bytes at the peak above what the process held before it had a model.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks.models import Model
+from benchmarks.provenance import memory_meter
+from benchmarks.random_weights import CLASSES, pipeline
+from dipgo import Batch, CostModel, Sampler, TrainConfig, initial_noise, trace_graph, train_pruner
+from dipgo.costs import Costs
+from tests.small import SMALL
+
+
+def resident() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+
+def train_once(name: str, calls: int, checkpoint: bool, changes: Mapping[str, Any]) -> int:
+    before = resident()
+    with memory_meter(interval=0.002) as peak:
+        model = Model(name, pipeline(name, **changes))
+        noise, conditioning = initial_noise([0], model.latent_shape), model.condition(CLASSES[:1], 7.5)
+        pixels = model.latent_shape[1] * 2 ** (len(model.pipeline.vae.config.block_out_channels) - 1)
+        batch = Batch(noise, conditioning, torch.zeros(1, 3, pixels, pixels), [0])
+        config, sampler = TrainConfig(steps=1, checkpoint=checkpoint), Sampler("ddim", model.scheduler_config, calls)
+        sites = model.family.sites(model.denoiser)
+        uncounted = Costs(np.ones(len(sites)), 0.0)  # only the graph matters here
+        costs = CostModel(trace_graph(model.denoiser, sites, model.family.probe(model.denoiser)), uncounted, uncounted)
+        list(train_pruner(config, model.denoiser, sampler, costs, iter([batch]), model.decode, 7.5))
+        return peak() - before
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    name, calls, checkpoint, changes = sys.argv[1], int(sys.argv[2]), sys.argv[3] == "1", json.loads(sys.argv[4])
+    train_once(name, 2, True, SMALL[name])  # what torch sets up once and for all
+    sys.stdout.write(f"{train_once(name, calls, checkpoint, changes)}\n")
