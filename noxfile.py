@@ -3,6 +3,10 @@
 nox -s reproduce-table1            measure Table 1 and render it; finished runs are re-used (so 2, 3, 4, 8)
 nox -s reproduce-table1 -- --fresh measure everything again
 nox -s reproduce-all               reproduce every table
+nox -s reproduce-table1 -- --profile paper    the same on the paper's own models; --dry-run only lists what it takes,
+                                   --random-weights needs no download, --limit 4 is a trial
+nox -s doctor -- --profile paper --table 1    say what a table needs here and what would supply it
+nox -s fetch -- sd15 parti         download assets of the paper profile
 nox -s tests                       run the tests
 nox -s lint                        check style
 nox -s render                      render the tables from their records, measuring nothing
@@ -11,6 +15,7 @@ nox -s macs                        count the MACs cells of the paper's tables on
 
 from __future__ import annotations
 
+import argparse
 import sys
 from pathlib import Path
 
@@ -50,11 +55,22 @@ def run(session: nox.Session, *arguments: str, **options) -> None:
 
 def reproduce(session: nox.Session, tables: list[str]) -> None:
     """Measure every run of the tables that is not finished, then render them and the claims. Runs that tables share
-    happen once."""
+    happen once. A trial, with settings that are not the suite's, leaves its records and tables in `runs`."""
+    parser = argparse.ArgumentParser(allow_abbrev=False)
+    parser.add_argument("--profile")
+    parser.add_argument("--random-weights", dest="profile", action="store_const", const="random-weights")
+    parser.add_argument("--dry-run", action="store_true")
+    parser.add_argument("--limit")
+    parser.add_argument("--set", action="append")
+    asked, _ = parser.parse_known_args(session.posargs)
+    profile = ["--profile", asked.profile] if asked.profile else []
+    trial = ["--records", "runs/records", "--out", "runs/tables"] if asked.limit or asked.set else []
     for table in tables:
         run(session, "benchmarks", "run", table, *session.posargs, success_codes=[0, SOME_ROWS_ABSENT])
-        run(session, "tables", "render", table)
-    run(session, "tables", "render", "claims")
+        if not asked.dry_run:
+            run(session, "tables", "render", table, *profile, *trial)
+    if not (asked.dry_run or trial):
+        run(session, "tables", "render", "claims")
 
 
 for name in TABLES:
@@ -81,6 +97,18 @@ def macs(session: nox.Session) -> None:
     """Count the MACs cells of the paper's tables on its own models, without weights, and render them."""
     run(session, "benchmarks", "macs")
     run(session, "tables", "render", "macs")
+
+
+@nox.session(venv_backend="none")
+def doctor(session: nox.Session) -> None:
+    """Say what a table needs on this machine, what is there, and what would supply the rest."""
+    run(session, "benchmarks", "doctor", *session.posargs)
+
+
+@nox.session(venv_backend="none")
+def fetch(session: nox.Session) -> None:
+    """Download assets of the paper profile by their names."""
+    run(session, "benchmarks", "fetch", *session.posargs)
 
 
 @nox.session(venv_backend="none")

@@ -107,23 +107,22 @@ def _run(options: argparse.Namespace) -> int:
         if value is not None and value < 1:
             raise BenchmarkError(f"--{name} is {value}; it must be at least 1")
     read_suite(path, options.profile)
-    from benchmarks.run import Suite, check_rows  # after the cheap checks: it imports torch
+    from benchmarks.run import Suite, with_needs  # after the cheap checks: it imports torch
     from benchmarks.shards import shards
     from benchmarks.sources import source
 
     specs = load_suite(path, source(options.profile).revision, options.profile, settings)
-    check_rows(specs, options.row)
-    only = options.row or [spec.id for spec in specs]
+    wanted = with_needs(specs, options.row or [spec.id for spec in specs])
     if options.dry_run:
         from benchmarks.needs import listing, needs
 
-        print(listing(needs([spec for spec in specs if spec.id in only], options.workspace)))
+        print(listing(needs(wanted, options.workspace)))
         return 0
     published = ROOT / "tables" / "records"
     usual = options.workspace / "records" if settings else published
     records = options.records or (usual if options.profile == PROFILES[0] else usual / options.profile)
     workers = options.workers or (1 if shards().device.type == "cuda" else 2)
-    failed = Suite(specs, options.workspace, records, options.batch, workers).run(only, fresh=options.fresh)
+    failed = Suite(specs, options.workspace, records, options.batch, workers).run(wanted, fresh=options.fresh)
     for name, reason in failed.items():
         print(f"error: {name}: {reason}", file=sys.stderr)
     return SOME_ROWS_ABSENT if failed else 0

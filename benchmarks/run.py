@@ -56,9 +56,8 @@ class Suite:
         self.pruners, self.searches = workspace / PRUNERS, workspace / SEARCHES
         self.plans: dict[str, Plan] = {}
 
-    def run(self, only: Sequence[str], *, fresh: bool) -> dict[str, str]:
-        """Measure the rows in `only` that are not finished; returns the reason for each that cannot be."""
-        wanted = self._with_needs(only)
+    def run(self, wanted: Sequence[RunSpec], *, fresh: bool) -> dict[str, str]:
+        """Measure the runs that are not finished; returns the reason for each that cannot be."""
         with self._claim([spec for spec in wanted if fresh or not self._finished(spec)]):
             if fresh and shards().index == 0:
                 self._forget(wanted)
@@ -101,14 +100,6 @@ class Suite:
         for name, reason in failed.items():
             self._write_absent(self.specs[name], reason)
         return failed
-
-    def _with_needs(self, only: Sequence[str]) -> list[RunSpec]:
-        """The asked rows and those they need, in the suite's order, in which needs come first."""
-        digests = {spec.digest for name, spec in self.specs.items() if name in only}
-        for spec in reversed(self.specs.values()):
-            if spec.digest in digests:
-                digests |= set(spec.needs)
-        return [spec for spec in self.specs.values() if spec.digest in digests]
 
     def _folder(self, spec: RunSpec) -> Path:
         return self.workspace / spec.digest
@@ -243,9 +234,15 @@ class Suite:
         record.write(done, self.records, replace=True)
 
 
-def check_rows(specs: Sequence[RunSpec], only: Sequence[str]) -> None:
-    """Raise for a row that the suite does not have."""
+def with_needs(specs: Sequence[RunSpec], only: Sequence[str]) -> list[RunSpec]:
+    """The runs of the ids `only` and those they need, in the suite's order, in which needs come first. Raises for an
+    id that the suite does not have."""
     known = [spec.id for spec in specs]
     for name in only:
         if name not in known:
             raise unknown("row", name, known)
+    digests = {spec.digest for spec in specs if spec.id in only}
+    for spec in reversed(specs):
+        if spec.digest in digests:
+            digests |= set(spec.needs)
+    return [spec for spec in specs if spec.digest in digests]

@@ -1,6 +1,7 @@
 """`python -m tables render [NAME ...]`: records into tables/out, or with --check a comparison with it.
 
-A name is a table's, `claims` or `macs`.
+A name is a table's, `claims` or `macs`. Records and tables of the embedded profile lie in the folders themselves, those
+of another in a folder of its name; a table without a record in such a profile is left out.
 """
 
 from __future__ import annotations
@@ -8,14 +9,14 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
-from functools import partial
+from collections.abc import Iterator
 from itertools import zip_longest
 from pathlib import Path
 
 from benchmarks.record import write_text
-from benchmarks.spec import BenchmarkError
+from benchmarks.spec import PROFILES, BenchmarkError
 from tables.ledger import LEDGER, render_claims
-from tables.load import HERE, names
+from tables.load import HERE, folder_of, names
 from tables.macs import MACS, render_macs
 from tables.render import render
 
@@ -36,6 +37,21 @@ def first_difference(path: Path, text: str) -> str | None:
     return None
 
 
+def _rendered(options: argparse.Namespace) -> Iterator[tuple[str, Path, str]]:
+    """Name, path and text of every file that was asked for."""
+    every = not options.names and options.profile is None
+    for profile in PROFILES if every else [options.profile or PROFILES[0]]:
+        for name in (name for name in options.names or names() if name not in OTHERS):
+            files = render(name, options.records, profile)
+            if options.names and not files:
+                raise BenchmarkError(f"{folder_of(profile, options.records)}: no record of {name}; measure it first")
+            for file, text in files.items():
+                yield name, folder_of(profile, options.out) / file, text
+    for name in (name for name in OTHERS if every or name in options.names):
+        for file, text in OTHERS[name](options.records).items():
+            yield name, options.out / file, text
+
+
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tables")
     commands = parser.add_subparsers(dest="command", required=True)
@@ -43,20 +59,21 @@ def main(arguments: list[str] | None = None) -> int:
     command.add_argument(
         "names", nargs="*", metavar="NAME", help="default: every table that has a spec, the claims and the MACs"
     )
+    command.add_argument(
+        "--profile", choices=PROFILES, help="of the tables; default: the embedded one, or without names all"
+    )
     command.add_argument("--records", type=Path, default=HERE / "records", metavar="DIR")
     command.add_argument("--out", type=Path, default=HERE / "out", metavar="DIR")
     command.add_argument("--check", action="store_true", help="write nothing; exit 1 where out is stale")
     options = parser.parse_args(arguments)
     try:
-        for name in options.names or [*names(), *OTHERS]:
-            for file, text in OTHERS.get(name, partial(render, name))(options.records).items():
-                path = options.out / file
-                if not options.check:
-                    write_text(path, text)
-                    log.info("%s", path)
-                elif difference := first_difference(path, text):
-                    log.error("%s; run `python -m tables render %s`", difference, name)
-                    return 1
+        for name, path, text in _rendered(options):
+            if not options.check:
+                write_text(path, text)
+                log.info("%s", path)
+            elif difference := first_difference(path, text):
+                log.error("%s; run `python -m tables render %s`", difference, name)
+                return 1
     except BenchmarkError as error:
         log.error("%s", error)
         return 2

@@ -10,8 +10,8 @@ from tabulate import tabulate
 
 from benchmarks.record import ALL
 from tables.claims import DIFFERENCES, load_claims
+from tables.format import number, spread
 from tables.load import HERE
-from tables.render import number, spread
 from tables.verdicts import FAILS, HOLDS, PROFILES, UNTESTABLE, Evidence, Finding, Verdict, judge
 
 LEDGER = "claims"

@@ -1,9 +1,9 @@
-"""A table as data: its spec (TOML), the paper's printed values (one CSV) and the records of its runs."""
+"""A table's data: its spec (TOML), the paper's printed values (one CSV) and the records of its runs."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,131 +11,17 @@ import pandas as pd
 
 from benchmarks import record
 from benchmarks.record import Record
-from benchmarks.spec import BenchmarkError, construct, read_toml, unknown
+from benchmarks.spec import OVERLAYS, PROFILES, BenchmarkError, construct, merge, profiled, read_toml, unknown
+from benchmarks.suite import read_suite
+from tables.spec import EMBEDDED, Column, Dataset, Fact, Group, PaperColumn, Row, Table
 
 HERE = Path(__file__).parent
-SHARED = ("profile", "resolution", "limit", "seed")  # what the runs of one table have in common
+SUITES = HERE.parent / "benchmarks" / "suites"
+RANDOM = "random-weights"
+SHARED = ("profile", "limit", "seed", "protocol")  # what the runs of one table have in common
+OF_MODEL = ("revision", "resolution", "dtype")  # and those of one model
+SETTINGS = ("method", "scheduler", "steps", "guidance", "params")  # what makes a run the row that its label says
 UNITS = {"T": 1e12, "h": 3600.0}  # the paper's units in base units: MACs, seconds
-
-
-@dataclass(frozen=True)
-class Column:
-    """A metric of every row, as `columns.toml` defines it. `scale` turns base units into the shown ones;
-    `direction` is "up" or "down" where one end is better. `spread`: show low and high. `relative`: measured against
-    the baseline, which has none itself. `paper`: the paper's name of the metric. `note` explains it."""
-
-    key: str
-    title: str
-    digits: int = 2
-    scale: float = 1.0
-    direction: str = ""
-    spread: bool = False
-    relative: bool = False
-    paper: str = ""
-    note: str = ""
-
-
-@dataclass(frozen=True)
-class PaperColumn:
-    """A column of the markdown that shows the paper's own values; `scale` as in `Column`."""
-
-    metric: str
-    title: str
-    digits: int = 2
-    scale: float = 1.0
-
-
-@dataclass(frozen=True)
-class Row:
-    """`run` is a run's id, or `missing` says why there is none. `seeds`: ids of runs that are `run` trained again with
-    other seeds. `paper` picks the row's values out of paper.csv by column. `own`: not a row of the paper's table.
-    `controls`: the runs of the rows that it is held against."""
-
-    label: str
-    run: str = ""
-    seeds: tuple[str, ...] = ()
-    missing: str = ""
-    paper: Mapping[str, str] | None = None
-    own: bool = False
-    controls: tuple[str, ...] = ()
-
-    @property
-    def runs(self) -> tuple[str, ...]:
-        """`run` and `seeds`, whose mean is the row's value; empty for a missing one."""
-        return (self.run, *self.seeds) if self.run else ()
-
-
-@dataclass(frozen=True)
-class Group:
-    """`baseline`: the run that the group's rows are measured against, where it is not the table's."""
-
-    title: str
-    row: tuple[Row, ...]
-    baseline: str = ""
-
-
-@dataclass(frozen=True)
-class Dataset:
-    """A prompt set; `paper` is the one whose printed values stand beside it, where there is one."""
-
-    key: str
-    title: str
-    paper: str = ""
-
-
-@dataclass(frozen=True)
-class Fact:
-    """One number of one run, shown as a line: "{title}: {value}{unit}"."""
-
-    run: str
-    key: str
-    title: str
-    digits: int = 2
-    scale: float = 1.0
-    unit: str = ""
-
-
-@dataclass(frozen=True)
-class Table:
-    """`models`: the models whose records may stand in it. `shown` columns are in the markdown, `csv_only` ones not.
-    `difference` is the metric compared with the baseline, `compare` those compared with the controls. Without a
-    `baseline` every group names its own."""
-
-    name: str
-    title: str
-    models: tuple[str, ...]
-    difference: str
-    compare: tuple[str, ...]
-    compare_title: str
-    compare_text: str
-    paper_model: str
-    no_record: str
-    notes: tuple[str, ...]
-    dataset: tuple[Dataset, ...]
-    shown: tuple[Column, ...]
-    csv_only: tuple[Column, ...]
-    paper_column: tuple[PaperColumn, ...]
-    group: tuple[Group, ...]
-    fact: tuple[Fact, ...] = ()
-    baseline: str = ""
-
-    @property
-    def column(self) -> tuple[Column, ...]:
-        return (*self.shown, *self.csv_only)
-
-    @property
-    def rows(self) -> list[Row]:
-        return [row for group in self.group for row in group.row]
-
-    def baseline_of(self, row: Row) -> str:
-        """The run that a row is measured against."""
-        return next(group.baseline for group in self.group if row in group.row) or self.baseline
-
-    def find_row(self, run: str) -> Row:
-        return next(row for row in self.rows if row.run == run)
-
-    def find_column(self, key: str) -> Column:
-        return next(column for column in self.column if column.key == key)
 
 
 def names(folder: Path = HERE / "specs") -> list[str]:
@@ -143,23 +29,54 @@ def names(folder: Path = HERE / "specs") -> list[str]:
     return sorted(path.stem for path in folder.glob("*.toml"))
 
 
-def _columns(path: Path = HERE / "columns.toml") -> dict[str, Column]:
-    return {key: construct(Column, {"key": key, **item}, f"{path}: {key}") for key, item in read_toml(path).items()}
+def folder_of(profile: str, base: Path) -> Path:
+    """Where in `base` the files of a profile lie: the embedded ones in itself."""
+    return base if profile == EMBEDDED else base / profile
 
 
-def load_table(name: str, folder: Path = HERE / "specs") -> Table:
-    """A table's spec. Raises `BenchmarkError` for an unknown table, field, column or run, a missing field, or
-    two rows of one label."""
+def columns(profile: str = EMBEDDED, path: Path = HERE / "columns.toml") -> dict[str, Column]:
+    """Every metric that a table may hold, by its name."""
+    defined = profiled(read_toml(path), profile)
+    return {key: construct(Column, {"key": key, **item}, f"{path}: {key}") for key, item in defined.items()}
+
+
+def _pick(names: list[Any], defined: Mapping[str, Column], where: str) -> tuple[Column, ...]:
+    """Columns by name; a table instead of a name has the name as `key`, and what differs in this table's column."""
+    picked = []
+    for item in names:
+        fields = item if isinstance(item, Mapping) else {"key": item}
+        if fields.get("key") not in defined:
+            raise BenchmarkError(f"{where}: {unknown('column', fields.get('key'), defined)}")
+        picked.append(construct(Column, {**vars(defined[fields["key"]]), **fields}, where))
+    return tuple(picked)
+
+
+def _read(path: Path, profile: str) -> dict[str, Any]:
+    """A spec's tables as a profile has them; `[profile.NAME.group.TITLE]` holds what differs in a group."""
+    base = read_toml(path)
+    data = profiled(base, profile)
+    if profile != EMBEDDED and OVERLAYS.get(profile, profile) not in base.get("profile", {}):
+        raise BenchmarkError(f"{path}: nothing for the {profile} profile; this table has no such profile")
+    groups = {group.get("title", ""): group for group in base.get("group", [])}
+    if isinstance(data.get("group"), Mapping):
+        for title in data["group"]:
+            if title not in groups:
+                raise BenchmarkError(f"{path}: {unknown('group', title, groups)}")
+        data["group"] = [merge(group, data["group"].get(title, {})) for title, group in groups.items()]
+    return data
+
+
+def load_table(name: str, folder: Path = HERE / "specs", profile: str = EMBEDDED) -> Table:
+    """A table's spec. Raises `BenchmarkError` for an unknown table, profile, field, column or run, a missing field,
+    or two rows of one label."""
     if name not in names(folder):
         raise unknown("table", name, names(folder))
+    if profile not in PROFILES:
+        raise unknown("profile", profile, PROFILES)
     path = folder / f"{name}.toml"
-    data: dict[str, Any] = {"name": name, **read_toml(path)}
-    defined = _columns()
+    data: dict[str, Any] = {"name": name, "profile": profile, **_read(path, profile)}
     for key in ("shown", "csv_only"):
-        for name in data.get(key, []):
-            if name not in defined:
-                raise BenchmarkError(f"{path}: {unknown('column', name, defined)}")
-        data[key] = tuple(defined[name] for name in data.get(key, []))
+        data[key] = _pick(data.get(key, []), columns(profile), str(path))
     kinds = {"dataset": Dataset, "paper_column": PaperColumn, "group": Group, "fact": Fact}
     for key, cls in kinds.items():
         items = data.get(key, [])
@@ -170,6 +87,11 @@ def load_table(name: str, folder: Path = HERE / "specs") -> Table:
             ]
         data[key] = tuple(construct(cls, item, f"{path}: {key}") for item in items)
     table = construct(Table, data, str(path))
+    _validate(table, path)
+    return _unscored(table) if profile == RANDOM else table
+
+
+def _validate(table: Table, path: Path) -> None:
     labels = [row.label for row in table.rows]
     runs = {row.run for row in table.rows} - {""}
     if doubled := {label for label in labels if labels.count(label) > 1}:
@@ -186,15 +108,21 @@ def load_table(name: str, folder: Path = HERE / "specs") -> Table:
     for run in asked + [control for row in table.rows for control in row.controls]:
         if run not in runs:
             raise BenchmarkError(f"{path}: {unknown('run', run, runs)}")
-    columns = {column.key for column in table.column}
-    for key in (table.difference, f"{table.difference}_diff", *table.compare):
-        if key not in columns:
-            raise BenchmarkError(f"{path}: {unknown('column', key, columns)}")
+    own = {column.key for column in table.column}
+    difference = (table.difference, f"{table.difference}_diff") if table.difference else ()
+    for key in (*difference, *table.compare):
+        if key not in own:
+            raise BenchmarkError(f"{path}: {unknown('column', key, own)}")
     printed = {column.paper for column in table.column} - {""}
     for column in table.paper_column:
         if column.metric not in printed:
             raise BenchmarkError(f"{path}: {unknown('paper metric', column.metric, printed)}")
-    return table
+
+
+def _unscored(table: Table) -> Table:
+    """The table without what only scored pictures give: random weights show what the rest costs, all of it."""
+    shown = tuple(column for column in table.column if not column.scored)
+    return replace(table, shown=shown, csv_only=(), difference="", compare=())
 
 
 def load_records(table: Table, folder: Path) -> dict[str, Record]:
@@ -215,16 +143,37 @@ def load_records(table: Table, folder: Path) -> dict[str, Record]:
             problem = unknown("model", other.spec["model"], table.models)
             raise BenchmarkError(f"{other.file} cannot stand in {table.name}: {problem}")
         same = of_model.setdefault(other.spec["model"], other)
-        for key, twin in [("revision", same), *((key, first) for key in SHARED)]:
-            if other.spec[key] != twin.spec[key]:
+        for key, twin in [*((key, same) for key in OF_MODEL), *((key, first) for key in SHARED)]:
+            ours, theirs = other.spec.get(key), twin.spec.get(key)
+            if ours != theirs:
                 raise BenchmarkError(
-                    f"{twin.file} has {key} {twin.spec[key]!r}, {other.file} {other.spec[key]!r}: "
+                    f"{twin.file} has {key} {theirs!r}, {other.file} {ours!r}: "
                     "they cannot stand in one table; run one of them again"
                 )
         reference = records.get(other.spec["reference"])
         if reference is not None and reference.digest not in other.spec["needs"]:
             raise BenchmarkError(f"{other.file} was measured against another run than {reference.file}; run it again")
     return records
+
+
+def departures(table: Table, records: Mapping[str, Record]) -> dict[str, dict[str, Any]]:
+    """By run, the settings in which its record is not the run of the suite, and so not the row that its label says."""
+    rows = read_suite(SUITES / f"{table.name}.toml", table.profile)
+    found = {}
+    for run, each in records.items():
+        asked = _flat({key: rows[run][key] for key in SETTINGS if key in rows.get(run, {})})
+        had = _flat({key: each.spec[key] for key in SETTINGS})
+        found[run] = {key: had.get(key) for key, value in asked.items() if had.get(key) != value}
+    return {run: changed for run, changed in found.items() if changed}
+
+
+def _flat(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested tables as one, its keys dotted."""
+    flat = {}
+    for key, value in fields.items():
+        inner = _flat(value) if isinstance(value, Mapping) else {"": value}
+        flat |= {f"{key}.{name}".rstrip("."): item for name, item in inner.items()}
+    return flat
 
 
 def load_paper(path: Path = HERE / "paper.csv") -> pd.DataFrame:

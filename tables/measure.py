@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import product
@@ -13,10 +13,9 @@ import pandas as pd
 
 from benchmarks.record import Record
 from benchmarks.spec import BenchmarkError
-from tables.load import Column, Dataset, Row, Table, paper_value
+from tables.load import departures, paper_value
+from tables.spec import EMBEDDED, Column, Dataset, Row, Table
 from tables.stats import Difference, paired_difference, seed_difference
-
-AGREES = 0.02  # relative difference to the paper's value, where the model is the paper's
 
 
 @dataclass(frozen=True)
@@ -98,11 +97,20 @@ def difference(ours: Sequence[Record], theirs: Sequence[Record], dataset: str, m
     return seed_difference(means[: len(ours)], means[len(ours) :])
 
 
-def paper_verdict(value: float, paper: float, profile: str) -> str:
-    """A model of the zoo is never compared with the paper's; in the paper profile within 2 % agrees."""
-    if profile != "paper":
+def paper_verdict(
+    cell: Mapping[str, Any], paper: float, column: Column, dataset: Dataset, spec: Mapping[str, Any]
+) -> str:
+    """How a measured cell stands to the printed value: agrees or differs where the two are of one thing, else in what
+    they are not. A model of the zoo is never compared with the paper's. `spec`: of the cell's run."""
+    if spec["profile"] == EMBEDDED:
         return "another model"
-    return "agrees" if abs(value - paper) <= AGREES * abs(paper) else "differs"
+    if column.apart:
+        return column.apart
+    if column.scheduled and "ratio" in spec["params"]:
+        return "another schedule"
+    if column.scored and dataset.size and cell.get("n") != dataset.size:
+        return "another number of pictures"
+    return "agrees" if abs(cell["value"] - paper) <= column.agrees * abs(paper) else "differs"
 
 
 def compare(table: Table, records: Mapping[str, Record]) -> list[Comparison]:
@@ -149,6 +157,7 @@ def _cell(
     dataset: Dataset,
     records: Mapping[str, Record],
     paper: pd.DataFrame,
+    departed: Collection[str],
 ) -> Cell:
     printed = paper_value(paper, row, dataset.paper, column.paper)
     cell = partial(Cell, row.label, dataset.key, column.key, paper=printed)
@@ -159,7 +168,7 @@ def _cell(
     baseline = table.baseline_of(row)
     if column.relative and row.run == baseline:
         return cell(verdict="reference")
-    if column.key == f"{table.difference}_diff":
+    if table.difference and column.key == f"{table.difference}_diff":
         dense = records_of(table.find_row(baseline), records)
         if gap := difference(runs, dense, dataset.key, table.difference):
             return cell(**_interval(gap), verdict=gap.verdict(column.direction))
@@ -171,7 +180,9 @@ def _cell(
         if len(lacking) < len(runs):
             reason += f" ({', '.join(record.id for record in lacking)})"
         return cell(verdict="not measured", reason=reason)
-    verdict = "" if printed is None else paper_verdict(measured["value"], printed, runs[0].spec["profile"])
+    verdict = "" if printed is None else paper_verdict(measured, printed, column, dataset, runs[0].spec)
+    if printed is not None and not departed.isdisjoint(row.runs):
+        verdict = "other settings"
     values = {key: measured.get(key) for key in ("value", "n", "low", "high", "sd", "seeds")}
     return cell(**values, verdict=verdict)
 
@@ -206,8 +217,9 @@ def measure(
     A prompt-independent metric is repeated for each prompt set, as in the paper, which prints a speedup for
     each. Raises `BenchmarkError` when runs hold different numbers of images: FID falls with n.
     """
+    departed = departures(table, records).keys()
     cells = [
-        _cell(table, row, column, dataset, records, paper)
+        _cell(table, row, column, dataset, records, paper, departed)
         for row in table.rows
         for dataset in table.dataset
         for column in table.column

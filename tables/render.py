@@ -10,12 +10,15 @@ import pandas as pd
 from tabulate import tabulate
 
 from benchmarks.record import Record
-from tables.load import Column, Dataset, Group, Row, Table, load_paper, load_records, load_table
+from tables.format import Footnotes, deviation, number, spread
+from tables.load import RANDOM, departures, folder_of, load_paper, load_records, load_table
 from tables.measure import Cell, Comparison, compare, measure, row_cell
+from tables.notes import RANDOM_NOTE, notes
+from tables.spec import EMBEDDED, Column, Dataset, Group, Row, Table
 
 CSV_COLUMNS = ["row", "dataset", "metric", "value", "paper", "n", "low", "high", "sd", "seeds", "verdict", "run"]
 ARROWS = {"up": " ↑", "down": " ↓", "": ""}
-MARKS = {"better": " ▲", "worse": " ▼", "no difference": " ="}
+MARKS = {"better": " ▲", "worse": " ▼", "no difference": " =", "agrees": " ✓", "differs": " ≠"}
 COMPARE_HEADERS = [
     "Row",
     "Its value",
@@ -23,66 +26,21 @@ COMPARE_HEADERS = [
     "Control's value",
     "Row − control [95 %]",
     "Verdict",
-    "MACs G, full: row / control",
 ]
-NOTES = (
-    "† a row of our own, not in the paper's table.",
-    "↑ higher is better, ↓ lower is better. `ref.`: the row that the others of its group are measured against.",
-    "The columns headed {paper_model} are the paper's, measured on another model and other prompts: compare how a "
-    "column falls, not its values.",
-    "The CSV beside this file holds the same cells in base units (MACs, seconds), more metrics, and every control, not "
-    "the best alone.",
-)
-SEEDS_NOTE = (
-    "±: the row was trained {n} times, with {n} seeds; mean and sample standard deviation over the trainings, without "
-    "the latter where it rounds to 0. An interval of such a row runs over training seeds, on the same prompts and "
-    "noises (95 % t interval, Welch's between two such rows; a row of one run counts as a fixed value), every other "
-    "one over prompts."
-)
 LEFT = {"Row", "Prompts", "Best control", "Verdict"}
-SUPERSCRIPTS = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
-class Footnotes:
-    """Reasons, numbered by first use; the same reason keeps its number."""
-
-    def __init__(self) -> None:
-        self.reasons: list[str] = []
-
-    def mark(self, reason: str) -> str:
-        if reason not in self.reasons:
-            self.reasons.append(reason)
-        return "–" + str(self.reasons.index(reason) + 1).translate(SUPERSCRIPTS)
-
-
-def number(value: float, digits: int, scale: float = 1.0, signed: bool = False) -> str:
-    """Fixed digits, no negative zero, a true minus sign."""
-    text = f"{round(value * scale, digits) + 0.0:{'+' if signed else ''}.{digits}f}"
-    return text.replace("-", "−")
-
-
-def spread(value: float, low: float | None, high: float | None, digits: int, scale: float, signed: bool) -> str:
-    text = number(value, digits, scale, signed)
-    if low is None or high is None:
-        return text
-    return f"{text} [{number(low, digits, scale, signed)}, {number(high, digits, scale, signed)}]"
-
-
-def deviation(sd: float | None, digits: int, scale: float) -> str:
-    """ " ± sd" where it shows at these digits."""
-    shown = sd is not None and round(sd * scale, digits) > 0
-    return f" ± {number(sd, digits, scale)}" if shown else ""
-
-
-def _show(cell: Cell, column: Column, notes: Footnotes) -> str:
+def _show(cell: Cell, column: Column, notes: Footnotes, inline: bool) -> str:
+    """A cell; `inline`: with the paper's value in brackets."""
+    paper = f" ({number(cell.paper, column.digits, column.scale)})" if inline and cell.paper is not None else ""
     if cell.verdict == "reference":
         return "ref."
     if cell.value is None:
-        return notes.mark(cell.reason)
+        return notes.mark(cell.reason) + paper
     low, high = (cell.low, cell.high) if column.spread else (None, None)
     signed = column.relative and column.spread
     text = spread(cell.value, low, high, column.digits, column.scale, signed)
-    return text + deviation(cell.sd, column.digits, column.scale) + MARKS.get(cell.verdict, "")
+    return text + deviation(cell.sd, column.digits, column.scale) + paper + MARKS.get(cell.verdict, "")
 
 
 def _label(row: Row) -> str:
@@ -98,12 +56,13 @@ def _dataset_section(
     table: Table, dataset: Dataset, cells: Mapping[tuple[str, str, str], Cell], notes: Footnotes
 ) -> str:
     headers = ["Row"] + [column.title + ARROWS[column.direction] for column in table.shown]
+    inline = table.profile != EMBEDDED
     paper_columns = table.paper_column if dataset.paper else ()
     headers += [f"{table.paper_model} {column.title}" for column in paper_columns]
     printed = {column.paper: column.key for column in table.column if column.paper}
 
     def line(row: Row) -> list[str]:
-        values = [_show(cells[row.label, dataset.key, column.key], column, notes) for column in table.shown]
+        values = [_show(cells[row.label, dataset.key, column.key], column, notes, inline) for column in table.shown]
         for column in paper_columns:
             value = cells[row.label, dataset.key, printed[column.metric]].paper
             values.append("" if value is None else f"*{number(value, column.digits, column.scale)}*")
@@ -112,10 +71,11 @@ def _dataset_section(
     def group(group: Group) -> list[list[str]]:
         return [[f"**{group.title}**"] + [""] * (len(headers) - 1), *map(line, group.row)]
 
-    sizes = {cells[row.label, dataset.key, table.difference].n for row in table.rows} - {None}
+    scored = [column.key for column in table.column if column.scored and not column.relative]
+    sizes = {cells[row.label, dataset.key, key].n for row in table.rows for key in scored} - {None}
     n = f", n = {min(sizes)} a run" if sizes else ""
     grid = _grid((row for each in table.group for row in group(each)), headers)
-    paper = f"In italics: what the paper prints for {dataset.paper}, on another model.\n\n" if dataset.paper else ""
+    paper = f"In italics: what the paper prints for {dataset.paper}, on another model.\n\n" if paper_columns else ""
     return f"## {dataset.title}{n}\n\n{paper}{grid}\n"
 
 
@@ -141,7 +101,8 @@ def _summary(table: Table, comparisons: Iterable[Comparison]) -> str:
 def _compare_section(table: Table, comparisons: list[Comparison], notes: Footnotes) -> str:
     best = {(c.metric, c.dataset.key, c.row.label): c for c in comparisons if c.best}
     several = len(table.dataset) > 1
-    headers = ["Prompts"] * several + COMPARE_HEADERS
+    full = table.find_column("macs_full")
+    headers = ["Prompts"] * several + [*COMPARE_HEADERS, f"{full.title}: row / control"]
     text = f"## {table.compare_title}\n\n{table.compare_text}\n"
     for metric in table.compare:
         column = table.find_column(metric)
@@ -151,12 +112,12 @@ def _compare_section(table: Table, comparisons: list[Comparison], notes: Footnot
             start = [dataset.key] * several + [row.label]
             if c is None:
                 reason = f"the row or all its controls: {table.no_record}"
-                lines.append([*start, notes.mark(reason)] + [""] * (len(COMPARE_HEADERS) - 2))
+                lines.append([*start, notes.mark(reason)] + [""] * (len(COMPARE_HEADERS) - 1))
                 continue
             d, sides = c.difference, (c.ours, c.theirs)
             ours, theirs = (_mean(runs, dataset, column) for runs in sides)
             macs = [row_cell(runs, dataset.key, "macs_full") for runs in sides]
-            cost = " / ".join(number(cell["value"], 2, 1e-9) if cell else "–" for cell in macs)
+            cost = " / ".join(number(cell["value"], full.digits, full.scale) if cell else "–" for cell in macs)
             gap = spread(d.value, d.low, d.high, column.digits, column.scale, True)
             verdict = c.verdict if c.verdict == "no difference" else f"**{c.verdict}**"
             lines.append([*start, ours, c.control.label, theirs, gap, verdict, cost])
@@ -184,14 +145,22 @@ def _measured_on(table: Table, records: Mapping[str, Record]) -> str:
     spec = specs[0]
     weights = {each["model"]: each["revision"][:12] for each in specs}
     models = ", ".join(f"{model} (weights {digest})" for model, digest in weights.items())
+    sizes = ", ".join(dict.fromkeys(str(each["resolution"]) for each in specs))
     parts = [
-        f"{models} at {spec['resolution']} px, {spec['profile']} profile",
+        f"{models} at {sizes} px, {spec['profile']} profile",
         _several(stamp["device"] for stamp in stamps if "device" in stamp),
-        f"{spec['limit']} images a prompt set and run",
+        f"{spec['limit']} images a prompt set and run" if table.profile == EMBEDDED else "",
         " to ".join(dict.fromkeys([dates[0], dates[-1]])) if dates else "",
         f"commit {_several(commits)}" if commits else "",
     ]
-    return f"Measured on {'; '.join(part for part in parts if part)}."
+    return f"Measured on {'; '.join(part for part in parts if part)}.{_departures(table, records)}"
+
+
+def _departures(table: Table, records: Mapping[str, Record]) -> str:
+    """The settings of the records that are not the suite's, for all to see."""
+    found = departures(table, records)
+    settings = sorted({f"{key} = {value}" for changed in found.values() for key, value in changed.items()})
+    return f" **Not the suite's settings**, in {len(found)} runs: {', '.join(settings)}." if found else ""
 
 
 def _facts(table: Table, records: Mapping[str, Record]) -> str:
@@ -218,24 +187,23 @@ def csv_text(cells: list[Cell]) -> str:
 
 
 def markdown(table: Table, records: Mapping[str, Record], cells: list[Cell], comparisons: list[Comparison]) -> str:
-    notes = Footnotes()
+    marks = Footnotes()
     lookup = {(cell.row, cell.dataset, cell.metric): cell for cell in cells}
-    sections = [f"# {table.title}\n\n{_measured_on(table, records)}\n\n{_facts(table, records)}"]
-    sections.append(_compare_section(table, comparisons, notes))
-    sections += [_dataset_section(table, dataset, lookup, notes) for dataset in table.dataset]
-    reasons = [f"- –{str(i).translate(SUPERSCRIPTS)} {reason}" for i, reason in enumerate(notes.reasons, 1)]
-    general = [note.format(paper_model=table.paper_model) for note in NOTES]
-    if trainings := {len(row.runs) for row in table.rows if row.seeds}:
-        general.append(SEEDS_NOTE.format(n=_several(trainings)))
-    explained = [*table.notes, *general, *(column.note for column in table.shown if column.note)]
-    sections.append("\n".join(["## Notes\n", *(f"- {note}" for note in explained), *reasons]) + "\n")
+    random = f"{RANDOM_NOTE}\n\n" if table.profile == RANDOM else ""
+    sections = [f"# {table.title}\n\n{random}{_measured_on(table, records)}\n\n{_facts(table, records)}"]
+    sections += [_compare_section(table, comparisons, marks)] if table.compare else []
+    sections += [_dataset_section(table, dataset, lookup, marks) for dataset in table.dataset]
+    sections.append("\n".join(["## Notes\n", *(f"- {line}" for line in (*notes(table), *marks.lines))]) + "\n")
     return "\n".join(sections)
 
 
-def render(name: str, folder: Path) -> dict[str, str]:
-    """File name -> text of a table's two outputs, from the records in `folder`."""
-    table = load_table(name)
-    records = load_records(table, folder)
+def render(name: str, folder: Path, profile: str = EMBEDDED) -> dict[str, str]:
+    """File name -> text of a table's two outputs, from the records of the profile in `folder`; nothing where a profile
+    that is not the embedded one has no record."""
+    table = load_table(name, profile=profile)
+    records = load_records(table, folder_of(profile, folder))
+    if not records and profile != EMBEDDED:
+        return {}
     comparisons = compare(table, records)
     cells = measure(table, records, load_paper(), comparisons)
     return {f"{name}.md": markdown(table, records, cells, comparisons), f"{name}.csv": csv_text(cells)}

@@ -11,6 +11,7 @@ from scipy.stats import bootstrap, ttest_1samp, ttest_ind
 from benchmarks.spec import BenchmarkError
 
 RESAMPLES = 10_000
+AT_ONCE = 10_000_000  # resampled values in memory, whatever the number of prompts
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,12 @@ def paired_difference(one: Sequence[float], other: Sequence[float], what: str) -
         raise BenchmarkError(f"{what}: an interval needs at least 2 samples")
     # The pairs are resampled together, so resampling their differences is the paired bootstrap.
     interval = bootstrap(
-        (differences,), np.mean, n_resamples=RESAMPLES, method="percentile", rng=np.random.default_rng(0)
+        (differences,),
+        np.mean,
+        n_resamples=RESAMPLES,
+        batch=max(1, AT_ONCE // len(differences)),
+        method="percentile",
+        rng=np.random.default_rng(0),
     ).confidence_interval
     value, sd = float(differences.mean()), float(differences.std(ddof=1))
     effect = value / sd if sd else None

@@ -11,8 +11,9 @@ import pandas as pd
 
 from benchmarks.record import ALL, Record
 from tables.claims import DIFFERENCES, Check, Claim, checks
-from tables.load import Column, Dataset, Row, Table, load_paper, load_records, load_table, paper_value
+from tables.load import columns, folder_of, load_paper, load_records, load_table, paper_value
 from tables.measure import difference, records_of, row_cell
+from tables.spec import Column, Dataset, Row, Table
 
 PROFILES = ("embedded", "paper")
 HOLDS, FAILS, UNTESTABLE = "holds here", "does not hold here", "not testable here"
@@ -77,18 +78,22 @@ class Verdict:
 
 @dataclass
 class Evidence:
-    """The tables with their records of one profile, each loaded once, and the paper's values."""
+    """The tables with their records of one profile, each loaded once, its columns, and the paper's values. `folder`
+    holds the records of all profiles."""
 
     folder: Path
     profile: str
     paper: pd.DataFrame = field(default_factory=load_paper)
+    columns: dict[str, Column] = field(init=False)
     loaded: dict[str, tuple[Table, dict[str, Record]]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.columns = columns(self.profile)
 
     def table(self, name: str) -> tuple[Table, dict[str, Record]]:
         if name not in self.loaded:
-            table = load_table(name)
-            records = load_records(table, self.folder).items()
-            self.loaded[name] = table, {run: each for run, each in records if each.spec["profile"] == self.profile}
+            table = load_table(name, profile=self.profile)
+            self.loaded[name] = table, load_records(table, folder_of(self.profile, self.folder))
         return self.loaded[name]
 
 
@@ -138,7 +143,7 @@ def _ratio(finding: Finding, ours: Sequence[Record], theirs: Sequence[Record]) -
 
 def _finding(evidence: Evidence, check: Check, dataset: Dataset, run: str, metric: str) -> Finding:
     table, records = evidence.table(check.table)
-    ours, theirs, column = table.find_row(check.ours), table.find_row(run), table.find_column(metric)
+    ours, theirs, column = table.find_row(check.ours), table.find_row(run), evidence.columns[metric]
     printed = check.printed or column.paper
     values = [paper_value(evidence.paper, row, dataset.paper, printed) for row in (ours, theirs)]
     pair = {"paper_metric": printed, "paper_ours": values[0], "paper_theirs": values[1]} if None not in values else {}

@@ -1,0 +1,51 @@
+"""What a reader of a rendered table must know besides its cells."""
+
+from __future__ import annotations
+
+from tables.spec import EMBEDDED, Table
+
+NOTES = (
+    "† a row of our own, not in the paper's table.",
+    "↑ higher is better, ↓ lower is better. `ref.`: the row that the others of its group are measured against.",
+    "The CSV beside this file holds the same cells in base units (MACs, seconds), more metrics, and every control, not "
+    "the best alone.",
+)
+APART_NOTE = (
+    "The columns headed {paper_model} are the paper's, measured on another model and other prompts: compare how a "
+    "column falls, not its values."
+)
+INLINE_NOTE = (
+    "In brackets: what the paper prints for the row. ✓ our value is within {agrees} of it, ≠ it is not. Without a mark "
+    "the two are not of one thing, and the CSV says in what they differ: speedups are of another device, a pruned "
+    "row's MACs of another schedule than the paper's, which is not published."
+)
+RANDOM_NOTE = (
+    "**The weights are random.** The models have the paper's shapes and their pictures are noise, which nobody scores: "
+    "what stands here are MACs and seconds, and no quality."
+)
+SEEDS_NOTE = (
+    "±: the row was trained {n} times, with {n} seeds; mean and sample standard deviation over the trainings, without "
+    "the latter where it rounds to 0. An interval of such a row runs over training seeds, on the same prompts and "
+    "noises (95 % t interval, Welch's between two such rows; a row of one run counts as a fixed value), every other "
+    "one over prompts."
+)
+
+
+def notes(table: Table) -> list[str]:
+    """The notes below a table: its own, those of all tables, and those of the columns that it shows."""
+    general = [NOTES[0], NOTES[1], _paper_note(table), NOTES[2]]
+    if trainings := {len(row.runs) for row in table.rows if row.seeds}:
+        general.append(SEEDS_NOTE.format(n=", ".join(map(str, sorted(trainings)))))
+    return [*table.notes, *general, *(column.note for column in table.shown if column.note)]
+
+
+def _paper_note(table: Table) -> str:
+    """Where the paper's values stand, and what they may be compared with."""
+    if table.profile == EMBEDDED:
+        return APART_NOTE.format(paper_model=table.paper_model)
+    agrees: dict[float, list[str]] = {}
+    for column in table.shown:
+        if column.paper and not column.apart:
+            agrees.setdefault(column.agrees, []).append(column.title)
+    within = ", ".join(f"{share:.1%} ({', '.join(titles)})" for share, titles in agrees.items())
+    return INLINE_NOTE.format(agrees=within)
