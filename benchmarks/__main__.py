@@ -106,6 +106,10 @@ def _run(options: argparse.Namespace) -> int:
         value = getattr(options, name)
         if value is not None and value < 1:
             raise BenchmarkError(f"--{name} is {value}; it must be at least 1")
+    for name in ("workspace", "records"):
+        folder = getattr(options, name)
+        if folder and folder.exists() and not folder.is_dir():
+            raise BenchmarkError(f"--{name}: {folder} is no folder; name one")
     read_suite(path, options.profile)
     from benchmarks.run import Suite, with_needs  # after the cheap checks: it imports torch
     from benchmarks.shards import shards

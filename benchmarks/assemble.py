@@ -7,14 +7,13 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from baselines import Plan
-from benchmarks import models, quality, record, training
+from benchmarks import models, record, training
 from benchmarks.cells import latency_cells, macs_cells, search_cells, training_cells
 from benchmarks.fitness import fitness_of
 from benchmarks.provenance import provenance
 from benchmarks.record import Record
-from benchmarks.sources import source
 from benchmarks.spec import RunSpec
-from benchmarks.tasks import PRUNERS, SEARCHES
+from benchmarks.tasks import PRUNERS, SEARCHES, unscored
 
 
 def assemble(spec: RunSpec, plan: Plan, workspace: Path, settings: Mapping[str, int]) -> Record:
@@ -24,8 +23,7 @@ def assemble(spec: RunSpec, plan: Plan, workspace: Path, settings: Mapping[str, 
     branches = 2 if models.load(spec).branch_guidance(spec.guidance) > 1 else 1
     cells = macs_cells(plan, branches)
     absent = {} if "step_skip_share" in cells else {"step_skip_share": "nothing is skipped"}
-    if unscored := source(spec.profile).unscored:
-        absent |= dict.fromkeys((name for name in spec.metrics if name in quality.METRICS), unscored)
+    absent |= unscored(spec)
     if "latency" in spec.metrics:
         cells |= latency_cells(json.loads((folder / "latency.json").read_text()))
     if "train" in spec.params:

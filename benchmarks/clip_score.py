@@ -21,6 +21,7 @@ from benchmarks.fidelity import read
 from benchmarks.spec import BenchmarkError, unknown
 
 CONFIG = "open_clip_config.json"
+AMONG = 100  # captions that a picture's own is picked from
 PRECISIONS = ("fp32", "fp16")
 _PICKLES = ("*.bin", "*.pt", "*.pth")
 
@@ -64,7 +65,7 @@ class ClipJudge:
         return (100 * (images * self.text_features(captions)).sum(dim=1).clamp(min=0)).numpy()
 
     def retrieval(
-        self, images: Tensor, captions: Sequence[str], rows: Sequence[int], among: int = 100, seed: int = 0
+        self, images: Tensor, captions: Sequence[str], rows: Sequence[int], among: int = AMONG, seed: int = 0
     ) -> np.ndarray:
         """Whether each picture's own caption scores highest among `among` captions (chance: 1 / among): bool [n].
 

@@ -12,7 +12,7 @@ import numpy as np
 from tqdm import tqdm
 
 from benchmarks import fidelity
-from benchmarks.clip_score import ClipJudge, class_similarity
+from benchmarks.clip_score import AMONG, ClipJudge, class_similarity
 from benchmarks.features import PROTOCOLS, features
 from benchmarks.fid import FeatureSet, feature_set, fid, kid
 from benchmarks.record import write_text
@@ -29,8 +29,15 @@ SHARES = ("retrieval_top1", "class_top1")  # hits or misses, of which only the s
 DISTANCES = ("fid", "kid")
 REFERENCED = tuple(f"{distance}_{protocol}" for distance in DISTANCES for protocol in PROTOCOLS)
 METRICS = (*PER_PICTURE, *REFERENCED)
-LEAST = {"fid": 2, "kid": 4}  # pictures; KID's interval halves them
+LEAST = {"fid": 2, "kid": 4, "retrieval": AMONG}  # KID's interval halves its pictures
 CHUNK = 64  # pictures scored before their scores are written
+
+
+def too_few(metric: str, captions: Sequence[str]) -> str:
+    """Why a metric cannot be worked out on the pictures of so few captions; empty where it can."""
+    least = LEAST.get(metric.partition("_")[0], 1)
+    count, what = (len(set(captions)), "different captions") if metric in SHARES else (len(captions), "pictures")
+    return f"takes {least} {what} or more, not {count}; raise the limit" if count < least else ""
 
 
 def needs_judge(metrics: Collection[str]) -> bool:
@@ -96,9 +103,6 @@ def _check(
             raise unknown("distance", name, REFERENCED)
         if name in REFERENCED and name not in references:
             raise BenchmarkError(f"{name} needs real pictures to compare with; pass them as references[{name!r}]")
-        least = LEAST.get(name.partition("_")[0], 1)
-        if counts[0] < least:
-            raise BenchmarkError(f"{name} takes {least} pictures or more, not {counts[0]}; raise the limit, or drop it")
 
 
 def _resumed(

@@ -91,8 +91,6 @@ class Suite:
     def _finish(self, todo: Sequence[RunSpec]) -> dict[str, str]:
         """Whatever is left to make, the latency, and the records; the reason for each run that cannot be measured."""
         failed = self._make(todo)
-        for name, reason in failed.items():
-            log.warning("%s cannot be measured: %s", name, reason)
         measured = [spec for spec in todo if spec.id not in failed]
         self._time([spec for spec in measured if "latency" in spec.metrics])
         for spec in measured:

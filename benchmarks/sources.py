@@ -13,6 +13,7 @@ import transformers
 from diffusers import DiffusionPipeline
 
 from benchmarks import assets, datasets, quality, random_weights
+from benchmarks.features import EFFLITE0
 from benchmarks.paper_configs import paper_model
 from benchmarks.reference import Reference
 from benchmarks.spec import PROFILES, BenchmarkError, unknown
@@ -78,6 +79,8 @@ class Embedded:
         return zoo.model_path(self.JUDGE)
 
     def reference(self, metric: str, prompts: str) -> Reference:
+        if not metric.endswith(EFFLITE0.name):
+            raise BenchmarkError(f"{metric}: of the zoo's real pictures there are only EfficientNet-Lite0's features")
         return Reference(zoo.model_path(self.REFERENCE) / "real.safetensors")
 
     def centroids(self, model: str) -> Path | None:
@@ -88,6 +91,7 @@ class Embedded:
 
     def require(self, row: Mapping[str, Any]) -> None:
         zoo.verify(row["model"])
+        _answer(self, row)
 
 
 class Paper:
@@ -137,8 +141,7 @@ class Paper:
     def require(self, row: Mapping[str, Any]) -> None:
         for name in self.assets(row):
             assets.locate(name)
-        for name in row["prompts"]:
-            self.captions(name, row["model"])
+        _answer(self, row)
 
 
 class RandomWeights:
@@ -148,7 +151,7 @@ class RandomWeights:
 
     def revision(self, row: Mapping[str, Any]) -> str:
         paper_model(row.get("model"))
-        return "random-weights"
+        return "random"
 
     def pipeline(self, model: str, dtype: torch.dtype) -> Any:
         return sliced(random_weights.pipeline(model, dtype))
@@ -172,6 +175,15 @@ class RandomWeights:
 
     def require(self, row: Mapping[str, Any]) -> None:
         paper_model(row["model"])
+
+
+def _answer(own: Source, row: Mapping[str, Any]) -> None:
+    """Ask for the captions and the real pictures of a run."""
+    for prompts in row["prompts"]:
+        own.captions(prompts, row["model"])
+        for metric in row["metrics"]:
+            if metric in quality.REFERENCED:
+                own.reference(metric, prompts)
 
 
 def sliced(pipeline: Any) -> Any:

@@ -16,6 +16,8 @@ from typing import Any, NamedTuple, TypeVar
 
 PROFILES = ("embedded", "paper", "random-weights")
 PROTOCOLS = ("clean", "paper")
+METRICS = ("macs", "latency", "search", "clip_score", "retrieval_top1", "class_score", "class_top1", "psnr", "ssim")
+METRICS += tuple(f"{distance}_{protocol}" for distance in ("fid", "kid") for protocol in ("efflite0", "clean", "paper"))
 OVERLAYS = {"random-weights": "paper"}  # a profile that takes its fields from another's
 SCHEDULERS = ("ddim", "dpm", "lcm", "plms")
 T = TypeVar("T")
@@ -131,6 +133,9 @@ class RunSpec:
             raise unknown("scheduler", self.scheduler, SCHEDULERS)
         if self.protocol not in PROTOCOLS:
             raise unknown("protocol", self.protocol, PROTOCOLS)
+        for metric in self.metrics:
+            if metric not in METRICS:
+                raise unknown("metric", metric, METRICS)
         if not isinstance(self.params, Mapping):
             raise bad("params", "a table")
         object.__setattr__(self, "guidance", float(self.guidance))  # 4 and 4.0 are one run

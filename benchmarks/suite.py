@@ -40,7 +40,8 @@ def read_suite(path: Path | str, profile: str = PROFILES[0]) -> dict[str, dict[s
         row = {**defaults, **run}
         for changes in (overlay.get("model", {}).get(row.get("model")), overlay.get("run", {}).get(name)):
             row = merge(row, changes or {})
-        row["params"] = merge(methods.get(row.get("method"), {}), row.get("params", {}))
+        if isinstance(row.setdefault("params", {}), Mapping):
+            row["params"] = merge(methods.get(row.get("method"), {}), row["params"])
         row["profile"] = profile
         rows[name] = row
     for name in overlay.get("run", {}):
@@ -90,9 +91,6 @@ def load_suite(
 
     specs: dict[str, RunSpec] = {}
 
-    def reference_of(row: Mapping[str, Any]) -> str | None:
-        return None if row.get("reference") == row["id"] else row.get("reference")
-
     def resolve(name: str, asked_by: tuple[str, ...] = ()) -> RunSpec:
         if name not in rows:
             raise BenchmarkError(f"{path}: run {asked_by[-1]!r} needs an {unknown('run', name, rows)}")
@@ -100,8 +98,9 @@ def load_suite(
             raise BenchmarkError(f"{path}: run {name!r} needs itself, through {' -> '.join(asked_by)}")
         if name not in specs:
             row = rows[name]
+            reference = None if row.get("reference") == name else row.get("reference")
             try:
-                spec = RunSpec.from_json({**row, "revision": revision(row), "reference": reference_of(row)})
+                spec = RunSpec.from_json({**row, "revision": revision(row), "reference": reference})
             except BenchmarkError as error:
                 raise BenchmarkError(f"{path}: {error}") from None
             others = [other for other in (spec.reference, spec.params.get("of")) if other is not None]

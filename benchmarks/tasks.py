@@ -50,6 +50,16 @@ def captions_of(spec: RunSpec, prompts: str) -> list[str]:
     return source(spec.profile).captions(prompts, spec.model)[: spec.limit]
 
 
+def unscored(spec: RunSpec) -> dict[str, str]:
+    """The metrics of a run's pictures that are not worked out, with the reason."""
+    asked = [metric for metric in spec.metrics if metric in quality.METRICS]
+    if reason := source(spec.profile).unscored:
+        return dict.fromkeys(asked, reason)
+    sets = [captions_of(spec, prompts) for prompts in spec.prompts]
+    reasons = {metric: max(quality.too_few(metric, captions) for captions in sets) for metric in asked}
+    return {metric: f"{metric} {reason}" for metric, reason in reasons.items() if reason}
+
+
 def draw(task: Task, part: slice = slice(None)) -> list[Path]:
     """Make a task's pictures, or a part of them; the paths of all."""
     spec, captions = task.spec, captions_of(task.spec, task.prompts)
@@ -70,7 +80,7 @@ def score(task: Task) -> None:
     """Make a task's pictures and score them; the scores are written last, as `<prompt set>.json`."""
     start, spec, own = perf_counter(), task.spec, source(task.spec.profile)
     paths, captions = draw(task), captions_of(spec, task.prompts)
-    metrics = () if own.unscored else spec.metrics
+    metrics = [metric for metric in spec.metrics if metric not in unscored(spec)]
     cells, samples = quality.score(
         paths,
         captions,

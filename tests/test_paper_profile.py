@@ -6,6 +6,7 @@ import csv
 import hashlib
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,8 @@ import torch
 
 from benchmarks import assets, datasets, latency, models, record, sources
 from benchmarks.__main__ import SOME_ROWS_ABSENT, main
-from benchmarks.spec import BenchmarkError, Setting
+from benchmarks.generate import noise_seeds, pictures_at_once
+from benchmarks.spec import BenchmarkError, RunSpec, Setting
 from benchmarks.zoo import zoo
 from tests.inceptions import save_noise
 from tests.pipelines import dit, stable_diffusion
@@ -217,7 +219,7 @@ def test_random_weights_need_nothing_and_score_nothing(bench, monkeypatch):
     assert bench.run(*arguments, profile="random-weights") == 0
     assert asked == [("sd15", torch.float16)]
     dense, half = bench.record("dense"), bench.record("half")
-    assert dense.spec["revision"] == "random-weights" and "seconds_end_to_end" in dense.metrics["all"]
+    assert dense.spec["revision"] == "random" and "seconds_end_to_end" in dense.metrics["all"]
     assert dense.metrics["parti"] == {} and "random weights" in dense.absent["clip_score"]
     assert {"fid_paper", "psnr"} <= set(half.absent) and not half.samples["coco"]
     assert len(list((bench.folder / "runs").rglob("*.png"))) == 3
@@ -235,3 +237,14 @@ def test_a_profile_without_an_overlay_is_refused(bench, capsys):
     (bench.folder / "bare.toml").write_text(SUITE.partition("[profile")[0])
     assert main(["run", str(bench.folder / "bare.toml"), "--profile", "paper"]) == 1
     assert "this suite has no such profile" in capsys.readouterr().err
+
+
+def test_the_papers_protocol_gives_all_pictures_four_noises():
+    spec = RunSpec("a", "paper", "m", "r", "dense", "ddim", 4, 7.5, 512, "float16", ("coco",), 9, 0, ())
+    clean, paper = (noise_seeds(replace(spec, protocol=name), 9) for name in ("clean", "paper"))
+    assert len(set(clean)) == 9 and len(set(paper)) == 4 and paper == [clean[place % 4] for place in range(9)]
+    assert replace(spec, protocol="paper").digest != spec.digest
+
+
+def test_as_many_pictures_at_once_as_their_size_allows():
+    assert [pictures_at_once(size) for size in (64, 256, 512, 768, 1024)] == [100, 16, 4, 1, 1]

@@ -234,9 +234,12 @@ def test_a_trial_sets_fields_and_leaves_the_records_alone(bench, monkeypatch):
     assert "protocol" not in bench.record("own").spec  # from before
 
 
-def test_too_few_pictures_for_a_distance_are_refused(bench, capsys):
-    assert bench.run("--limit", "2", rows=["dense"]) == 1
-    assert "error: kid_efflite0 takes 4 pictures or more, not 2; raise the limit, or drop it" in capsys.readouterr().err
+def test_a_metric_that_takes_more_pictures_is_absent_with_its_reason(bench, monkeypatch):
+    monkeypatch.setattr(latency, "ROUNDS", 1)
+    assert bench.run("--limit", "2", rows=["half"]) == 0
+    half = bench.record("half")
+    assert half.absent["kid_efflite0"] == "kid_efflite0 takes 4 pictures or more, not 2; raise the limit"
+    assert "kid_efflite0" not in half.metrics["seen"] and half.metrics["seen"]["fid_efflite0"]["n"] == 2
 
 
 @pytest.mark.parametrize(
