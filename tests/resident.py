@@ -1,7 +1,7 @@
-"""The most resident memory of one real training step of the pruner; a process of its own, for tests/test_memory.py.
+"""The most memory of one real training step of the pruner; a process of its own, for tests/test_memory.py.
 
 `python -m tests.resident NAME CALLS CHECKPOINT CHANGES`, the third 0 or 1 and the last, the changes that make the
-pipeline, as JSON, prints the bytes at the peak above what the process held before it had a model.
+pipeline, as JSON, prints the bytes at the peak above what the process held before it had a model: of a GPU where there is one.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.models import Model
+from benchmarks.models import prepared
 from benchmarks.provenance import memory_meter
 from benchmarks.random_weights import CLASSES, pipeline
 from dipgo import Batch, CostModel, Sampler, TrainConfig, initial_noise, trace_graph, train_pruner
@@ -24,17 +24,20 @@ from dipgo.costs import Costs
 from tests.small import SMALL
 
 
-def resident() -> int:
+def held() -> int:
+    if torch.cuda.is_available():
+        return torch.cuda.memory_allocated()
     return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
 
 
 def train_once(name: str, calls: int, checkpoint: bool, changes: Mapping[str, Any]) -> int:
-    before = resident()
+    before = held()
     with memory_meter(interval=0.002) as peak:
-        model = Model(name, pipeline(name, **changes))
-        noise, conditioning = initial_noise([0], model.latent_shape), model.condition(CLASSES[:1], 7.5)
+        dtype = torch.float16 if torch.cuda.is_available() else torch.float32
+        model = prepared(name, pipeline(name, dtype, **changes))
+        noise, conditioning = initial_noise([0], model.latent_shape).to(model.device), model.condition(CLASSES[:1], 7.5)
         pixels = model.latent_shape[1] * 2 ** (len(model.pipeline.vae.config.block_out_channels) - 1)
-        batch = Batch(noise, conditioning, torch.zeros(1, 3, pixels, pixels), [0])
+        batch = Batch(noise, conditioning, torch.zeros(1, 3, pixels, pixels, device=model.device), [0])
         config, sampler = TrainConfig(steps=1, checkpoint=checkpoint), Sampler("ddim", model.scheduler_config, calls)
         sites = model.family.sites(model.denoiser)
         uncounted = Costs(np.ones(len(sites)), 0.0)  # only the graph matters here

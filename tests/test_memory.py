@@ -27,7 +27,16 @@ def measured(name: str, calls: int, checkpoint: bool, changes: dict) -> int:
     return int(subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=True).stdout)
 
 
-@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="resident memory is read from Linux's /proc")
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize(("name", "calls"), [("sd15", 51), ("dit-xl-2", 250)])
+def test_the_estimate_is_what_a_full_size_training_step_takes_of_a_gpu(name, calls):
+    assert training_step_bytes(name, calls).peak == pytest.approx(measured(name, calls, True, {}), rel=TOLERANCE)
+
+
+@pytest.mark.skipif(
+    torch.cuda.is_available() or not Path("/proc/self/statm").exists(),
+    reason="resident memory is read from Linux's /proc, and a GPU's is another",
+)
 @pytest.mark.parametrize(
     ("name", "calls", "checkpoint", "changes"),
     [("sd15", 3, True, LARGE), ("dit-xl-2", 8, False, WIDE)],
