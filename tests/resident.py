@@ -1,7 +1,8 @@
 """The most memory of one real training step of the pruner; a process of its own, for tests/test_memory.py.
 
 `python -m tests.resident NAME CALLS CHECKPOINT CHANGES`, the third 0 or 1 and the last, the changes that make the
-pipeline, as JSON, prints the bytes at the peak above what the process held before it had a model: of a GPU where there is one.
+pipeline, as JSON, prints the bytes at the peak above what the process held before it had a model; a GPU's, where there
+is one.
 """
 
 from __future__ import annotations
