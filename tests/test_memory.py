@@ -34,7 +34,7 @@ def test_the_estimate_is_what_a_full_size_training_step_takes_of_a_gpu(name, cal
 
 
 @pytest.mark.skipif(
-    torch.cuda.is_available() or not Path("/proc/self/statm").exists(),
+    torch.cuda.is_available() or not Path("/proc/self/clear_refs").exists(),
     reason="resident memory is read from Linux's /proc, and a GPU's is another",
 )
 @pytest.mark.parametrize(
