@@ -97,10 +97,11 @@ def rollout(
             raise DipgoError(f"{sampler.name} adds noise at its steps: pass one seed a picture, not {len(seeds)}")
         noise["generator"] = [_after_initial_noise(seed, latents.shape[1:]) for seed in seeds]
     latents = latents * scheduler.init_noise_sigma
-    for timestep in scheduler.timesteps:
+    on_device = scheduler.timesteps.to(latents.device)  # at once: one copy a call would have the GPU wait each time
+    for timestep, timestep_there in zip(scheduler.timesteps, on_device, strict=True):
         sample = torch.cat([latents] * 2) if guidance > 1 else latents
         sample = scheduler.scale_model_input(sample, timestep)
-        timesteps = timestep.to(sample.device).expand(len(sample))
+        timesteps = timestep_there.expand(len(sample))
         prediction = denoiser(sample.to(precision), timestep=timesteps, **conditioning, return_dict=False)[0]
         # Some denoisers predict a variance beside the noise.
         prediction = prediction[:, : latents.shape[1]].to(latents.dtype)
