@@ -7,6 +7,7 @@ from dipgo.gating import gated
 from dipgo.graph import BlockGraph, Execution, Site, trace_graph
 from dipgo.lockstep import gated_together
 from dipgo.pruner import Pruner, straight_through
+from dipgo.rules import Forecast, LeastSquares, apply
 from dipgo.sampling import Sampler, initial_noise, picture_seeds, rollout
 from dipgo.schedule import Schedule
 from dipgo.select import select_schedule
@@ -21,6 +22,8 @@ __all__ = [
     "Execution",
     "FAMILIES",
     "Family",
+    "Forecast",
+    "LeastSquares",
     "Outcome",
     "PaperMacs",
     "PartialTrajectory",
@@ -32,6 +35,7 @@ __all__ = [
     "TrainConfig",
     "TrainStep",
     "UnreachableRatio",
+    "apply",
     "branch_guidance",
     "count_costs",
     "denoiser_of",
