@@ -12,6 +12,7 @@ from baselines import (
     genetic_search,
     kept_timesteps,
     random_search,
+    step_search,
     step_skip,
 )
 from baselines.context import Fitness, Plan, PlanContext
@@ -21,6 +22,7 @@ METHODS: dict[str, Callable[[PlanContext], Plan]] = {
     "dense": dense.plan,
     "bk_sdm": bk_sdm.plan,
     "step_skip": step_skip.plan,
+    "step_search": step_search.plan,
     "deepcache": deepcache.plan,
     "dipgo": dipgo.plan,
     "random_search": random_search.plan,

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 from torch import nn
 
-from dipgo import BlockGraph, CostModel, Sampler, Schedule, Site, family_of
+from dipgo import BlockGraph, CostModel, Forecast, Sampler, Schedule, Site, apply, family_of
 from dipgo.errors import DipgoError
 from dipgo.families import Unit
 
@@ -76,11 +76,13 @@ class PlanContext:
         """Everything is computed."""
         return Plan(self.sampler, Schedule.dense(self.graph.sites, self.sampler.calls), self.costs)
 
-    def skipping(self, computed: Sequence[int]) -> Plan:
-        """Whole calls are skipped but for those in `computed`; the last prediction is held."""
+    def skipping(self, computed: Sequence[int], order: int = 0) -> Plan:
+        """Whole calls are skipped but for those in `computed`; of the last predictions a polynomial of that order is
+        continued, so that 0 holds the last one."""
         context = self.at_sites([str(Site(WHOLE_CALL))])
         schedule = Schedule.skip_calls(context.graph.sites, self.sampler.calls, computed)
-        return Plan(self.sampler, schedule, context.costs)
+        rule = Forecast(self.sampler.noise_ratios, order)
+        return Plan(self.sampler, apply(rule, context.graph, schedule), context.costs)
 
     def at_sites(self, sites: Sequence[str]) -> PlanContext:
         """The same context over other sites."""

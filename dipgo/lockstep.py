@@ -7,7 +7,7 @@ every call so far only the first, their leader, runs.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -21,6 +21,7 @@ from dipgo.errors import DipgoError, PartialTrajectory
 from dipgo.gating import OUTPUT
 from dipgo.graph import BlockGraph, Site
 from dipgo.hooks import hooked
+from dipgo.sampling import Sampler, rollout
 from dipgo.schedule import Schedule
 from dipgo.values import add, residual
 
@@ -215,3 +216,29 @@ def gated_together(denoiser: nn.Module, graph: BlockGraph, schedules: Sequence[S
         yield
     if run.call:
         raise PartialTrajectory(f"the denoiser was called {run.call} times of {run.calls} in its last run")
+
+
+@torch.no_grad()
+def rollout_together(
+    denoiser: nn.Module,
+    graph: BlockGraph,
+    schedules: Sequence[Schedule],
+    sampler: Sampler,
+    noise: torch.Tensor,
+    conditioning: Mapping[str, Any],
+    guidance: float,
+    seeds: Sequence[int],
+) -> torch.Tensor:
+    """Final latents [S, n, c, h, w] of S schedules, each from the same noise [n, c, h, w]; see `rollout`."""
+    count = len(schedules)
+    repeated = tree_map(lambda v: v.repeat_interleave(count, 0) if isinstance(v, torch.Tensor) else v, conditioning)
+    with gated_together(denoiser, graph, schedules):
+        latents = rollout(
+            denoiser,
+            sampler,
+            noise.repeat_interleave(count, 0),
+            repeated,
+            guidance,
+            [seed for seed in seeds for _ in schedules],
+        )
+    return latents.unflatten(0, (-1, count)).transpose(0, 1)
