@@ -11,6 +11,7 @@ from baselines import (
     dipgo,
     genetic_search,
     kept_timesteps,
+    learned_forecast,
     random_search,
     step_search,
     step_skip,
@@ -28,6 +29,7 @@ METHODS: dict[str, Callable[[PlanContext], Plan]] = {
     "random_search": random_search.plan,
     "genetic_search": genetic_search.plan,
     "kept_timesteps": kept_timesteps.plan,
+    "learned_forecast": learned_forecast.plan,
 }
 
 

@@ -44,13 +44,18 @@ class Fitness(Protocol):
     def __call__(self, schedules: Sequence[Schedule]) -> list[float]: ...
 
 
+def _nothing_to_learn_from(plan: Plan, settings: Mapping[str, Any]) -> Schedule:
+    raise DipgoError("this method learns from pictures, and there are none here")
+
+
 @dataclass(frozen=True)
 class PlanContext:
     """A denoiser with its block graph and costs, the run's own sampler, and the method's parameters.
 
     `train` gives the scores [calls, sites] of a pruner trained with the given settings for the sites of
     `settings["unit"]`; equal settings are trained once. `plan_of` gives the plan of another run of the suite,
-    for methods that start from one. `fitness` is what searches minimise, by the run's `params["fitness"]`.
+    for methods that start from one. `fitness` is what searches minimise, by the run's `params["fitness"]`. `learn` fits
+    a forecast to dense runs, from a plan's schedule on, with the given settings; equal settings are learned once.
     """
 
     denoiser: nn.Module
@@ -60,6 +65,7 @@ class PlanContext:
     train: Callable[[Mapping[str, Any]], np.ndarray]
     plan_of: Callable[[str], Plan]
     fitness: Fitness
+    learn: Callable[[Plan, Mapping[str, Any]], Schedule] = _nothing_to_learn_from
 
     @property
     def graph(self) -> BlockGraph:

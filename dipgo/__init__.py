@@ -5,9 +5,10 @@ from dipgo.errors import DipgoError, PartialTrajectory, UnreachableRatio
 from dipgo.families import FAMILIES, Family, branch_guidance, denoiser_of, family_of
 from dipgo.gating import gated
 from dipgo.graph import BlockGraph, Execution, Site, trace_graph
-from dipgo.lockstep import gated_together
+from dipgo.learn import LearnConfig, Learned, Pictures, learn
+from dipgo.lockstep import gated_together, rollout_together
 from dipgo.pruner import Pruner, straight_through
-from dipgo.rules import Forecast, LeastSquares, apply
+from dipgo.rules import Forecast, apply
 from dipgo.sampling import Sampler, initial_noise, picture_seeds, rollout
 from dipgo.schedule import Schedule
 from dipgo.select import select_schedule
@@ -23,10 +24,12 @@ __all__ = [
     "FAMILIES",
     "Family",
     "Forecast",
-    "LeastSquares",
+    "LearnConfig",
+    "Learned",
     "Outcome",
     "PaperMacs",
     "PartialTrajectory",
+    "Pictures",
     "Pruner",
     "Sampler",
     "Schedule",
@@ -43,8 +46,10 @@ __all__ = [
     "gated",
     "gated_together",
     "initial_noise",
+    "learn",
     "picture_seeds",
     "rollout",
+    "rollout_together",
     "select_schedule",
     "straight_through",
     "trace_graph",

@@ -1,7 +1,7 @@
 """Reuse rules: the coefficients by which a reused site combines its last K computed values, newest first.
 
-Holding, extrapolating and learning are one thing. A rule is a function of what is computed, so that the gates of a
-training may change under it.
+Holding, extrapolating and learning (`dipgo.learn`) are one thing. A rule is a function of what is computed, so that the
+gates may change under it.
 """
 
 from __future__ import annotations
@@ -40,48 +40,12 @@ class Forecast:
             raise DipgoError(f"a forecast's order is {self.order}; it must be 0, 1 or 2")
 
     def __call__(self, computed: np.ndarray) -> np.ndarray:
-        def weights(call: int, site: int, last: np.ndarray) -> np.ndarray:
+        coefficients = np.zeros((*computed.shape, self.order + 1))
+        for call, site in zip(*np.nonzero(~computed), strict=True):
+            last = np.flatnonzero(computed[:call, site])[::-1][: self.order + 1]
             known = self.times[last]
-            found = np.zeros(len(last))
             distinct = [k for k in range(len(last)) if known[k] not in known[:k]]
             for k in distinct:
                 others = known[[j for j in distinct if j != k]]
-                found[k] = np.prod((self.times[call] - others) / (known[k] - others))
-            return found
-
-        return _each_reused(computed, self.order + 1, weights)
-
-
-@dataclass(frozen=True)
-class LeastSquares:
-    """The combination nearest to what the site gives in dense runs, in the mean over pictures.
-
-    `gram` [sites, calls, calls] are the inner products of a site's values in different calls of dense runs; `memory`
-    is K. `ridge`, relative to the values' mean square, pulls towards holding.
-    """
-
-    gram: np.ndarray
-    memory: int
-    ridge: float = 1e-4
-
-    def __call__(self, computed: np.ndarray) -> np.ndarray:
-        def weights(call: int, site: int, last: np.ndarray) -> np.ndarray:
-            gram = self.gram[site]
-            products = gram[np.ix_(last, last)]
-            hold = np.eye(len(last))[0]
-            damped = products + self.ridge * np.trace(products) / len(last) * np.eye(len(last))
-            return hold + np.linalg.solve(damped, gram[last, call] - products @ hold)
-
-        return _each_reused(computed, self.memory, weights)
-
-
-def _each_reused(
-    computed: np.ndarray, memory: int, weights: Callable[[int, int, np.ndarray], np.ndarray]
-) -> np.ndarray:
-    """Coefficients [calls, sites, memory] from `weights(call, site, last)` for every value that is not computed;
-    `last` are the calls of the site's last computed values, newest first, at most `memory`."""
-    coefficients = np.zeros((*computed.shape, memory))
-    for call, site in zip(*np.nonzero(~computed), strict=True):
-        last = np.flatnonzero(computed[:call, site])[::-1][:memory]
-        coefficients[call, site, : len(last)] = weights(call, site, last)
-    return coefficients
+                coefficients[call, site, k] = np.prod((self.times[call] - others) / (known[k] - others))
+        return coefficients

@@ -15,7 +15,6 @@ from dipgo import (
     BlockGraph,
     DipgoError,
     Forecast,
-    LeastSquares,
     Sampler,
     Schedule,
     apply,
@@ -80,22 +79,6 @@ def test_two_calls_at_one_time_count_as_one():
     assert coefficients[3, 0].tolist() == [1.0, 0.0]  # a line through one point
     coefficients = Forecast(times, 2)(np.array([[True], [True], [True], [False]]))
     assert coefficients[3, 0].tolist() == [2.0, 0.0, -1.0]
-
-
-def test_least_squares_finds_the_line_of_values_linear_in_time():
-    values = np.outer(TIMES, [1.0, -2, 3]) + [5.0, 1, 2]
-    computed = ~Schedule.skip_calls(("",), len(TIMES), KEPT).reuse
-    fitted = LeastSquares((values @ values.T)[None], 2, ridge=1e-12)(computed)
-    later = np.arange(len(TIMES)) > 2
-    np.testing.assert_allclose(fitted[later], Forecast(TIMES, 1)(computed)[later], atol=1e-5)
-
-
-def test_least_squares_of_one_value_is_the_projection_on_it():
-    rng = np.random.default_rng(0)
-    values = rng.normal(size=(3, 50))
-    gram = (values @ values.T)[None]
-    fitted = LeastSquares(gram, 1, ridge=0.0)(np.array([[True], [False], [False]]))
-    np.testing.assert_allclose(fitted[1:, 0, 0], values[1:] @ values[0] / (values[0] @ values[0]))
 
 
 def test_memory_holds_as_many_outputs_as_the_rule_reads_and_no_more():
