@@ -24,7 +24,7 @@ from dipgo.sampling import Sampler
 from dipgo.schedule import Schedule
 
 NUDGE = 0.02  # of a coefficient, for a derivative by differences
-DAMPING = (1e-3, 1e-2, 1e-1)  # Levenberg's, relative to the diagonal; the best is taken
+DAMPING = (1e-3, 1e-2, 1e-1, 1.0)  # Levenberg's, relative to the diagonal; the best is taken
 FLOOR = 1e-6  # of a picture's mean squared error: below it none is a better one
 MOVES = 4  # moves of calls that may be made in one round
 
