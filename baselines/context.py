@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 from torch import nn
 
-from dipgo import BlockGraph, CostModel, Forecast, Sampler, Schedule, Site, apply, family_of
+from dipgo import BlockGraph, CostModel, Forecast, Sampler, Schedule, Site, family_of, ruled
 from dipgo.errors import DipgoError
 from dipgo.families import Unit
 
@@ -88,7 +88,7 @@ class PlanContext:
         context = self.at_sites([str(Site(WHOLE_CALL))])
         schedule = Schedule.skip_calls(context.graph.sites, self.sampler.calls, computed)
         rule = Forecast(self.sampler.noise_ratios, order)
-        return Plan(self.sampler, apply(rule, context.graph, schedule), context.costs)
+        return Plan(self.sampler, ruled(rule, context.graph, schedule), context.costs)
 
     def at_sites(self, sites: Sequence[str]) -> PlanContext:
         """The same context over other sites."""

@@ -21,7 +21,7 @@ from benchmarks.record import write_text
 from benchmarks.sources import source
 from benchmarks.spec import BenchmarkError, RunSpec, unknown
 from benchmarks.training import NOISE_SEED
-from dipgo import LearnConfig, Pictures, Schedule, initial_noise, learn, picture_seeds
+from dipgo import LearnConfig, Pictures, Schedule, initial_noise, learn_forecast, picture_seeds
 
 PICTURES, PROMPTS, SEED = 16, "train", 0
 OWN = {"pictures", "prompts", "seed"}
@@ -73,7 +73,7 @@ def learn_once(spec: RunSpec, plan: Plan, settings: Mapping[str, Any], folder: P
     start, losses = perf_counter(), []
     with memory_meter() as peak:
         pictures = _pictures(model, spec, settings)
-        steps = learn(config, model.denoiser, graph, plan.schedule, plan.sampler, pictures, scale)
+        steps = learn_forecast(config, model.denoiser, graph, plan.schedule, plan.sampler, pictures, scale)
         with tqdm(steps, total=config.rounds + 1, desc=f"forecast, {spec.id}", unit="round") as progress:
             for state in progress:
                 losses.append(state.loss)

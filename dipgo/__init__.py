@@ -5,10 +5,10 @@ from dipgo.errors import DipgoError, PartialTrajectory, UnreachableRatio
 from dipgo.families import FAMILIES, Family, branch_guidance, denoiser_of, family_of
 from dipgo.gating import gated
 from dipgo.graph import BlockGraph, Execution, Site, trace_graph
-from dipgo.learn import LearnConfig, Learned, Pictures, learn
+from dipgo.learning import LearnConfig, Learned, Pictures, learn_forecast
 from dipgo.lockstep import gated_together, rollout_together
 from dipgo.pruner import Pruner, straight_through
-from dipgo.rules import Forecast, apply
+from dipgo.rules import Forecast, ruled
 from dipgo.sampling import Sampler, initial_noise, picture_seeds, rollout
 from dipgo.schedule import Schedule
 from dipgo.select import select_schedule
@@ -38,7 +38,7 @@ __all__ = [
     "TrainConfig",
     "TrainStep",
     "UnreachableRatio",
-    "apply",
+    "ruled",
     "branch_guidance",
     "count_costs",
     "denoiser_of",
@@ -46,7 +46,7 @@ __all__ = [
     "gated",
     "gated_together",
     "initial_noise",
-    "learn",
+    "learn_forecast",
     "picture_seeds",
     "rollout",
     "rollout_together",

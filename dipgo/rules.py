@@ -1,7 +1,7 @@
 """Reuse rules: the coefficients by which a reused site combines its last K computed values, newest first.
 
-Holding, extrapolating and learning (`dipgo.learn`) are one thing. A rule is a function of what is computed, so that the
-gates may change under it.
+Holding, extrapolating and learning (`dipgo.learning`) are one thing. A rule is a function of what is computed, so
+that the gates may change under it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Rule = Callable[[np.ndarray], np.ndarray]
 """From `computed`, bool [calls, sites] with row 0 true, to coefficients, float [calls, sites, K]."""
 
 
-def apply(rule: Rule, graph: BlockGraph, schedule: Schedule) -> Schedule:
+def ruled(rule: Rule, graph: BlockGraph, schedule: Schedule) -> Schedule:
     """The schedule with the rule's coefficients for what it really computes, the cascade included."""
     return replace(schedule, coefficients=rule(graph.execute(schedule).computed))
 

@@ -17,11 +17,11 @@ from dipgo import (
     Forecast,
     Sampler,
     Schedule,
-    apply,
     gated,
     gated_together,
     initial_noise,
     rollout,
+    ruled,
 )
 from tests.conftest import SD_SCHEDULER
 from tests.contract import CALLS, UNITS, instance, relative
@@ -53,7 +53,7 @@ def outputs(denoiser: nn.Module, schedule: Schedule) -> list[torch.Tensor]:
 
 
 def forecast(order: int, kept=KEPT) -> Schedule:
-    return apply(Forecast(TIMES, order), WHOLE_CALL, Schedule.skip_calls(("",), len(TIMES), kept))
+    return ruled(Forecast(TIMES, order), WHOLE_CALL, Schedule.skip_calls(("",), len(TIMES), kept))
 
 
 @pytest.mark.parametrize("order", [1, 2])
@@ -105,7 +105,7 @@ def some(made) -> list[Schedule]:
     skipping = Schedule.skip_calls(made.graph.sites, CALLS, [0, 2, 3])
     killing = [made.reuse(1), made.reuse(2, 0.8)]
     arbitrary = [Schedule(s.sites, s.reuse, 0.4 * rng.normal(size=(*s.reuse.shape, 3))) for s in killing]
-    return [*arbitrary, *(apply(Forecast(times, order), made.graph, skipping) for order in (1, 2)), killing[0]]
+    return [*arbitrary, *(ruled(Forecast(times, order), made.graph, skipping) for order in (1, 2)), killing[0]]
 
 
 @torch.no_grad()

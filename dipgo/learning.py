@@ -25,6 +25,7 @@ from dipgo.schedule import Schedule
 
 NUDGE = 0.02  # of a coefficient, for a derivative by differences
 DAMPING = (1e-3, 1e-2, 1e-1, 1.0)  # Levenberg's, relative to the diagonal; the best is taken
+FLAT = 0.01  # of the mean diagonal, added to each of it for the damping
 FLOOR = 1e-6  # of a picture's mean squared error: below it none is a better one
 MOVES = 4  # moves of calls that may be made in one round
 
@@ -84,7 +85,7 @@ class _State:
         return replace(plain, coefficients=coefficients)
 
 
-def learn(
+def learn_forecast(
     config: LearnConfig,
     denoiser: nn.Module,
     graph: BlockGraph,
@@ -152,7 +153,8 @@ def _step(graph: BlockGraph, state: _State, error: torch.Tensor, errors: Errors)
     pull = torch.einsum("pnd,nd->p", weighed, error).cpu().numpy()
     tried = []
     for damping in DAMPING:
-        damped = products + np.diag(damping * products.diagonal() + FLOOR * products.trace() / len(products))
+        # A normalisation behind a site may leave a direction without any effect, hence the part of the mean.
+        damped = products + damping * np.diag(products.diagonal() + FLAT * products.diagonal().mean())
         step = np.tensordot(np.linalg.solve(damped, pull), np.stack(directions), 1)
         tried.append(replace(state, changes=state.changes - step))
     return _better(tried, errors(tried), state, error)

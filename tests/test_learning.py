@@ -12,14 +12,14 @@ from dipgo import (
     LearnConfig,
     Pictures,
     Schedule,
-    apply,
     gated,
     initial_noise,
-    learn,
+    learn_forecast,
     rollout,
+    ruled,
     trace_graph,
 )
-from dipgo.learn import _moves
+from dipgo.learning import _moves
 from tests.conftest import GUIDANCE
 
 STEPS, KEPT = 12, [0, 4, 8]
@@ -34,7 +34,7 @@ def learned(tiny, graph, kept=KEPT, *, sampler="ddim", **settings):
     sampler = tiny.sampler(sampler, STEPS)
     schedule = Schedule.skip_calls(graph.sites, sampler.calls, kept)
     pictures = Pictures(tiny.noise, tiny.conditioning, tiny.seeds)
-    return list(learn(LearnConfig(**settings), tiny.denoiser, graph, schedule, sampler, pictures, GUIDANCE))
+    return list(learn_forecast(LearnConfig(**settings), tiny.denoiser, graph, schedule, sampler, pictures, GUIDANCE))
 
 
 def error(tiny, graph, schedule: Schedule, noise: torch.Tensor, sampler="ddim") -> float:
@@ -52,7 +52,7 @@ def test_it_starts_as_holding_or_as_a_linear_forecast_exactly(tiny, whole_call, 
     hold = Schedule.skip_calls(whole_call.sites, STEPS, KEPT)
     rule = Forecast(tiny.sampler("ddim", STEPS).noise_ratios, order)
     assert start.round == 0
-    assert start.schedule.digest == apply(rule, whole_call, hold).digest
+    assert start.schedule.digest == ruled(rule, whole_call, hold).digest
 
 
 @pytest.mark.parametrize("sampler", ["ddim", "plms", "dpm"])
@@ -80,7 +80,7 @@ def test_blocks_learn_coefficients_too(tiny):
     pictures = Pictures(tiny.noise, tiny.conditioning, tiny.seeds)
     schedule = Schedule(tiny.graph.sites, reuse)
     config = LearnConfig(rounds=1, memory=2, order=0)
-    rounds = list(learn(config, tiny.denoiser, tiny.graph, schedule, sampler, pictures, GUIDANCE))
+    rounds = list(learn_forecast(config, tiny.denoiser, tiny.graph, schedule, sampler, pictures, GUIDANCE))
     assert rounds[-1].loss < rounds[0].loss
 
 
