@@ -90,7 +90,8 @@ class Calibration:
         start = perf_counter()
         dense = self._sample(self.dense)
         between = perf_counter()
-        self.loss(self._sample(Plan(self.sampler, schedule, self.model.costs)), dense).item()
+        costs = self.model.family.costs(self.model.denoiser, schedule.sites)
+        self.loss(self._sample(Plan(self.sampler, schedule, costs)), dense).item()
         end = perf_counter()
         return end - start, end - between
 

@@ -64,9 +64,7 @@ def learn_once(spec: RunSpec, plan: Plan, settings: Mapping[str, Any], folder: P
     """What is learned for a run from a plan's schedule on (see `path_of`), from `folder` or learned now."""
     path = path_of(spec, folder)
     if path.exists():
-        data = json.loads(path.read_text())
-        schedule = Schedule.from_dict(data["schedule"])
-        return Learning(schedule, data["losses"], data["seconds"], data["peak_memory"])
+        return read(path)
     model = models.load(spec)
     config = _config(settings, together=BATCHES * pictures_at_once(spec.resolution))
     graph, scale = plan.costs.graph, model.branch_guidance(spec.guidance)
@@ -82,6 +80,13 @@ def learn_once(spec: RunSpec, plan: Plan, settings: Mapping[str, Any], folder: P
     data = {"model": spec.model, "settings": dict(settings), **vars(learning), "schedule": state.schedule.to_dict()}
     write_text(path, json.dumps(data) + "\n")
     return learning
+
+
+def read(path: Path) -> Learning:
+    """What was learned and kept in a file."""
+    data = json.loads(path.read_text())
+    schedule = Schedule.from_dict(data["schedule"])
+    return Learning(schedule, data["losses"], data["seconds"], data["peak_memory"])
 
 
 def _pictures(model: models.Model, spec: RunSpec, settings: Mapping[str, Any]) -> Pictures:
