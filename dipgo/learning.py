@@ -27,6 +27,7 @@ NUDGE = 0.02  # of a coefficient, for a derivative by differences
 DAMPING = (1e-3, 1e-2, 1e-1, 1.0)  # Levenberg's, relative to the diagonal; the best is taken
 FLAT = 0.01  # of the mean diagonal, added to each of it for the damping
 FLOOR = 1e-6  # of a picture's mean squared error: below it none is a better one
+GAIN = 0.002  # in the loss, about 0.01 dB: a round that brings less counts for nothing and is the last
 MOVES = 4  # moves of calls that may be made in one round
 
 
@@ -94,8 +95,9 @@ def learn_forecast(
     pictures: Pictures,
     guidance: float,
 ) -> Iterator[Learned]:
-    """From a schedule's gates, with as many calls computed. Yields the start and every round; ends early where no round
-    is better. Its coefficients are not read: the start is the forecast of `config.order` (0 holds)."""
+    """From a schedule's gates, with as many calls computed. Yields the start and every round that is better, up to the
+    first that is not. The schedule's coefficients are not read: it starts as the forecast of `config.order` (0 holds).
+    """
     rule = Forecast(sampler.noise_ratios, config.order)
 
     def run(schedules: Sequence[Schedule]) -> torch.Tensor:
@@ -120,7 +122,7 @@ def learn_forecast(
         best, error = _step(graph, best, error, errors)
         if config.shift:
             best, error = _move(graph, best, error, errors, config.shift)
-        if not _loss(error) < before:
+        if before - _loss(error) < GAIN:
             return
         yield Learned(number, _loss(error), best.schedule(graph, rule))
 
