@@ -11,7 +11,9 @@ from baselines import (
     dipgo,
     genetic_search,
     kept_timesteps,
+    learned_forecast,
     random_search,
+    step_search,
     step_skip,
 )
 from baselines.context import Fitness, Plan, PlanContext
@@ -21,11 +23,13 @@ METHODS: dict[str, Callable[[PlanContext], Plan]] = {
     "dense": dense.plan,
     "bk_sdm": bk_sdm.plan,
     "step_skip": step_skip.plan,
+    "step_search": step_search.plan,
     "deepcache": deepcache.plan,
     "dipgo": dipgo.plan,
     "random_search": random_search.plan,
     "genetic_search": genetic_search.plan,
     "kept_timesteps": kept_timesteps.plan,
+    "learned_forecast": learned_forecast.plan,
 }
 
 

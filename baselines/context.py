@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 from torch import nn
 
-from dipgo import BlockGraph, CostModel, Sampler, Schedule, Site, family_of
+from dipgo import BlockGraph, CostModel, Forecast, Sampler, Schedule, Site, family_of, ruled
 from dipgo.errors import DipgoError
 from dipgo.families import Unit
 
@@ -44,13 +44,18 @@ class Fitness(Protocol):
     def __call__(self, schedules: Sequence[Schedule]) -> list[float]: ...
 
 
+def _nothing_to_learn_from(plan: Plan, settings: Mapping[str, Any]) -> Schedule:
+    raise DipgoError("this method learns from pictures, and there are none here")
+
+
 @dataclass(frozen=True)
 class PlanContext:
     """A denoiser with its block graph and costs, the run's own sampler, and the method's parameters.
 
     `train` gives the scores [calls, sites] of a pruner trained with the given settings for the sites of
     `settings["unit"]`; equal settings are trained once. `plan_of` gives the plan of another run of the suite,
-    for methods that start from one. `fitness` is what searches minimise, by the run's `params["fitness"]`.
+    for methods that start from one. `fitness` is what searches minimise, by the run's `params["fitness"]`. `learn` fits
+    a forecast to dense runs, from a plan's schedule on, with the given settings; equal settings are learned once.
     """
 
     denoiser: nn.Module
@@ -60,6 +65,7 @@ class PlanContext:
     train: Callable[[Mapping[str, Any]], np.ndarray]
     plan_of: Callable[[str], Plan]
     fitness: Fitness
+    learn: Callable[[Plan, Mapping[str, Any]], Schedule] = _nothing_to_learn_from
 
     @property
     def graph(self) -> BlockGraph:
@@ -76,11 +82,13 @@ class PlanContext:
         """Everything is computed."""
         return Plan(self.sampler, Schedule.dense(self.graph.sites, self.sampler.calls), self.costs)
 
-    def skipping(self, computed: Sequence[int]) -> Plan:
-        """Whole calls are skipped but for those in `computed`; the last prediction is held."""
+    def skipping(self, computed: Sequence[int], order: int = 0) -> Plan:
+        """Whole calls are skipped but for those in `computed`; of the last predictions a polynomial of that order is
+        continued, so that 0 holds the last one."""
         context = self.at_sites([str(Site(WHOLE_CALL))])
         schedule = Schedule.skip_calls(context.graph.sites, self.sampler.calls, computed)
-        return Plan(self.sampler, schedule, context.costs)
+        rule = Forecast(self.sampler.noise_ratios, order)
+        return Plan(self.sampler, ruled(rule, context.graph, schedule), context.costs)
 
     def at_sites(self, sites: Sequence[str]) -> PlanContext:
         """The same context over other sites."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -91,11 +91,17 @@ class SearchSpace:
         return self.costs.pruned_ratio(self._raw(bits))
 
 
+class Space(Protocol):
+    """What candidates stand for."""
+
+    def schedule(self, candidate: np.ndarray) -> Schedule: ...
+
+
 @dataclass
 class Search:
-    """A search under way: asks for the fitness of bit strings, within a budget, and remembers the best."""
+    """A search under way: asks for the fitness of candidates, within a budget, and remembers the best."""
 
-    space: SearchSpace
+    space: Space
     fitness: Fitness
     budget: int
     best: tuple[float, np.ndarray] = field(default=(math.inf, np.empty(0)))
@@ -108,7 +114,7 @@ class Search:
         return 0 if self.idle >= PATIENCE else self.budget - self.fitness.evaluations
 
     def evaluate(self, population: Sequence[np.ndarray]) -> list[float]:
-        """The losses of one round's bit strings."""
+        """The losses of one round's candidates."""
         before = self.fitness.evaluations
         losses = self.fitness([self.space.schedule(bits) for bits in population])
         self.idle = self.idle + 1 if self.fitness.evaluations == before else 0
@@ -119,6 +125,13 @@ class Search:
 
 def begin(context: PlanContext, known: Mapping[str, Any]) -> tuple[Search, dict[str, Any]]:
     """The search that a run's `ratio` and `search` ask for, and its settings: `known` with those of `search` on top."""
+    settings = settings_of(context, known)
+    space = SearchSpace(context.costs, context.sampler.calls, context.param("ratio"))
+    return Search(space, context.fitness, settings["evaluations"]), settings
+
+
+def settings_of(context: PlanContext, known: Mapping[str, Any]) -> dict[str, Any]:
+    """`known` settings of a search with those of a run's `search` on top."""
     given = context.params.get("search", {})
     for name in given:
         if name not in known:
@@ -127,8 +140,7 @@ def begin(context: PlanContext, known: Mapping[str, Any]) -> tuple[Search, dict[
     for name in ("evaluations", "population"):
         if settings[name] < 1:
             raise DipgoError(f"search.{name} is {settings[name]}; it must be at least 1")
-    space = SearchSpace(context.costs, context.sampler.calls, context.param("ratio"))
-    return Search(space, context.fitness, settings["evaluations"]), settings
+    return settings
 
 
 def end(context: PlanContext, search: Search) -> Plan:

@@ -7,13 +7,13 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from baselines import Plan
-from benchmarks import models, record, training
+from benchmarks import forecasts, models, record, training
 from benchmarks.cells import latency_cells, macs_cells, search_cells, training_cells
 from benchmarks.fitness import fitness_of
 from benchmarks.provenance import provenance
 from benchmarks.record import Record
 from benchmarks.spec import RunSpec
-from benchmarks.tasks import PRUNERS, SEARCHES, unscored
+from benchmarks.tasks import FORECASTS, PRUNERS, SEARCHES, unscored
 
 
 def assemble(spec: RunSpec, plan: Plan, workspace: Path, settings: Mapping[str, int]) -> Record:
@@ -28,6 +28,8 @@ def assemble(spec: RunSpec, plan: Plan, workspace: Path, settings: Mapping[str, 
         cells |= latency_cells(json.loads((folder / "latency.json").read_text()))
     if "train" in spec.params:
         cells |= training_cells(training.train_once(spec, spec.params["train"], workspace / PRUNERS))
+    if "learn" in spec.params:
+        cells |= training_cells(forecasts.read(forecasts.path_of(spec, workspace / FORECASTS)))
     trace = None
     if "search" in spec.metrics:
         evaluated = fitness_of(spec, workspace / SEARCHES)

@@ -10,6 +10,7 @@ import numpy as np
 
 from baselines import Plan
 from benchmarks.fitness import Journal
+from benchmarks.forecasts import Learning
 from benchmarks.training import Training
 
 LATENCY_METRICS = ("denoiser", "end_to_end")
@@ -40,8 +41,8 @@ def latency_cells(rounds: Mapping[str, Sequence[Mapping[str, float]]]) -> dict[s
     return cells
 
 
-def training_cells(training: Training) -> dict[str, dict[str, Any]]:
-    """What a pruner's training cost: seconds, and bytes of resident memory."""
+def training_cells(training: Training | Learning) -> dict[str, dict[str, Any]]:
+    """What training a pruner or learning a forecast cost: seconds, and bytes of resident memory."""
     return {"training_seconds": {"value": training.seconds}, "training_peak_memory": {"value": training.peak_memory}}
 
 

@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.utils._pytree import tree_map
 from tqdm import tqdm
 
 from baselines import Plan
@@ -24,7 +23,7 @@ from benchmarks.record import write_text
 from benchmarks.shards import ALONE, Shards
 from benchmarks.sources import source
 from benchmarks.spec import BenchmarkError, RunSpec, Setting, construct
-from dipgo import DipgoError, Sampler, Schedule, gated_together, initial_noise, picture_seeds, rollout
+from dipgo import DipgoError, Sampler, Schedule, initial_noise, picture_seeds, rollout_together
 from dipgo.losses import consistency
 
 NOISE_SEED = 2_000_003  # apart from the seeds of any scored picture and of any training
@@ -68,25 +67,21 @@ class Calibration:
 
     @torch.no_grad()
     def losses(self, schedules: Sequence[Schedule]) -> list[float]:
-        """The loss of each schedule over the family's own blocks; they run side by side and share what they can."""
+        """The loss of each schedule, all over the same sites; they run side by side and share what they can."""
         parts = self._parts(len(schedules))
         sizes = [len(self.seeds[part]) for part in parts]
         return np.average([self._losses(schedules, part) for part in parts], axis=0, weights=sizes).tolist()
 
     def _losses(self, schedules: Sequence[Schedule], part: slice) -> list[float]:
         """`losses` on some of the pictures."""
-        count, model = len(schedules), self.model
-        seeds = [seed for seed in self.seeds[part] for _ in schedules]
-        noise = initial_noise(self.seeds[part], model.latent_shape).to(model.device).repeat_interleave(count, 0)
-        conditioning = tree_map(
-            lambda value: value.repeat_interleave(count, 0) if isinstance(value, torch.Tensor) else value,
-            dict(model.condition(self.captions[part], self.guidance)),
+        model = self.model
+        graph = model.family.costs(model.denoiser, schedules[0].sites).graph
+        noise = initial_noise(self.seeds[part], model.latent_shape).to(model.device)
+        conditioning = model.condition(self.captions[part], self.guidance)
+        scale = model.branch_guidance(self.guidance)
+        by_schedule = rollout_together(
+            model.denoiser, graph, schedules, self.sampler, noise, conditioning, scale, self.seeds[part]
         )
-        with gated_together(model.denoiser, model.costs.graph, schedules):
-            latents = rollout(
-                model.denoiser, self.sampler, noise, conditioning, model.branch_guidance(self.guidance), seeds
-            )
-        by_schedule = latents.unflatten(0, (-1, count)).unbind(1)
         return [self.loss(model.decode(latents), self.images[part]).item() for latents in by_schedule]
 
     def plain(self, schedule: Schedule) -> tuple[float, float]:
@@ -95,7 +90,8 @@ class Calibration:
         start = perf_counter()
         dense = self._sample(self.dense)
         between = perf_counter()
-        self.loss(self._sample(Plan(self.sampler, schedule, self.model.costs)), dense).item()
+        costs = self.model.family.costs(self.model.denoiser, schedule.sites)
+        self.loss(self._sample(Plan(self.sampler, schedule, costs)), dense).item()
         end = perf_counter()
         return end - start, end - between
 
@@ -215,6 +211,7 @@ def path_of(spec: RunSpec, folder: Path) -> Path:
     identity: dict[str, Any] = {**spec.setting._asdict(), "fitness": asdict(_config(spec))}
     if "search" in spec.params:
         identity |= {"method": spec.method, "ratio": spec.params.get("ratio"), "search": dict(spec.params["search"])}
+        identity |= {name: spec.params[name] for name in ("calls", "order") if name in spec.params}
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
     return folder / f"{digest}.json"
 

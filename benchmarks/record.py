@@ -30,9 +30,10 @@ class Record:
     metrics: {data set: {metric: {"value": float, and optionally "n", "low", "high", "unit"}}}, where the data
     set is "all" for what does not depend on prompts, else a prompt set. samples: {prompt set: {metric: one
     value an image, in the prompts' order}}, kept to 5 significant digits. schedule: {"sites", "calls",
-    "reuse"} or None. trace: of a search, [evaluation, fitness] of every improvement, or None. absent: {metric:
-    why it was not measured}. provenance: the tables show its "date" (ISO 8601), "commit", "dirty" and "device";
-    the rest (versions, weight hashes, command) is for the reader.
+    "reuse", and "coefficients" where it does more than hold} or None. trace: of a search, [evaluation, fitness]
+    of every improvement, or None. absent: {metric: why it was not measured}. provenance: the tables show its
+    "date" (ISO 8601), "commit", "dirty" and "device"; the rest (versions, weight hashes, command) is for the
+    reader.
     """
 
     id: str

@@ -13,7 +13,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from baselines import Plan, method
-from benchmarks import fitness, latency, models, record, training
+from benchmarks import fitness, forecasts, latency, models, record, training
 from benchmarks.assemble import assemble
 from benchmarks.generate import pictures_at_once
 from benchmarks.jobs import Job, run_jobs
@@ -23,12 +23,14 @@ from benchmarks.shards import shards
 from benchmarks.sources import source
 from benchmarks.spec import BenchmarkError, RunSpec, unknown
 from benchmarks.tasks import (
+    FORECASTS,
     PRUNERS,
     SEARCHES,
     Task,
     captions_of,
     context_of,
     draw,
+    forecast,
     score,
     search,
     train,
@@ -53,7 +55,7 @@ class Suite:
         self.specs = {spec.id: spec for spec in specs}
         self.workspace, self.records, self.batch = workspace, records, batch
         self.workers = workers if shards().count == 1 else 1  # launched processes are the workers
-        self.pruners, self.searches = workspace / PRUNERS, workspace / SEARCHES
+        self.pruners, self.searches, self.forecasts = (workspace / name for name in (PRUNERS, SEARCHES, FORECASTS))
         self.plans: dict[str, Plan] = {}
 
     def run(self, wanted: Sequence[RunSpec], *, fresh: bool) -> dict[str, str]:
@@ -124,7 +126,7 @@ class Suite:
         """What launched processes do side by side: each trains some of the pruners and makes a part of every prompt
         set's pictures, and all search together. What fails is left for the one that finishes, which says why."""
         prepare = self._preparations(specs)
-        trainings = [job.call() for path, job in prepare.items() if path.parent == self.pruners]
+        trainings = [job.call() for path, job in prepare.items() if path.parent != self.searches]
         searches = [(*job.call(), shards()) for path, job in prepare.items() if path.parent == self.searches]
         for function, *arguments in [*trainings[shards().part], *searches]:
             with suppress(DipgoError):
@@ -161,20 +163,23 @@ class Suite:
         return jobs | self._preparations(specs) | self._scoring(specs)
 
     def _preparations(self, specs: Sequence[RunSpec]) -> dict[Path, Job]:
-        """The trainings and searches that are not through yet."""
+        """The trainings, forecasts and searches that are not through yet."""
         jobs = {}
         for spec in specs:
             for path in self._prepared(spec):
                 if path.parent == self.pruners and not path.exists():
                     jobs[path] = Job(f"pruner of {spec.id}", lambda spec=spec: (train, spec, self.pruners))
+                elif path.parent == self.forecasts and not path.exists():
+                    jobs[path] = Job(f"forecast of {spec.id}", lambda spec=spec: (forecast, spec, self.workspace))
                 elif path.parent == self.searches and not fitness.read_journal(path).finished:
                     jobs[path] = Job(f"search of {spec.id}", lambda spec=spec: (search, spec, self.workspace))
         return jobs
 
     def _prepared(self, spec: RunSpec) -> list[Path]:
-        """The files of the training and of the search that a run's method starts from, if it does."""
+        """The files of the training, the forecast and the search that a run's method starts from, if it does."""
         settings = spec.params.get("train")
         pruner = [] if settings is None else [training.path_of(spec, settings, self.pruners)]
+        pruner += [forecasts.path_of(spec, self.forecasts)] if "learn" in spec.params else []
         return pruner + ([fitness.path_of(spec, self.searches)] if "search" in spec.params else [])
 
     def _scoring(self, specs: Sequence[RunSpec]) -> dict[Any, Job]:

@@ -19,7 +19,7 @@ PROTOCOLS = ("clean", "paper")
 METRICS = ("macs", "latency", "search", "clip_score", "retrieval_top1", "class_score", "class_top1", "psnr", "ssim")
 METRICS += tuple(f"{distance}_{protocol}" for distance in ("fid", "kid") for protocol in ("efflite0", "clean", "paper"))
 OVERLAYS = {"random-weights": "paper"}  # a profile that takes its fields from another's
-SCHEDULERS = ("ddim", "dpm", "lcm", "plms")
+SCHEDULERS = ("ddim", "dpm", "lcm", "plms", "unipc")
 T = TypeVar("T")
 
 

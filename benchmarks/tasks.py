@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from baselines import Plan, PlanContext, method
-from benchmarks import models, quality, training
+from benchmarks import forecasts, models, quality, training
 from benchmarks.clip_score import ClipJudge
 from benchmarks.fitness import fitness_of
 from benchmarks.generate import generate, image_paths, noise_seeds
@@ -21,9 +21,9 @@ from benchmarks.record import write_text
 from benchmarks.shards import ALONE, Shards, shards
 from benchmarks.sources import source
 from benchmarks.spec import RunSpec
-from dipgo import DipgoError, Sampler
+from dipgo import DipgoError, Sampler, Schedule
 
-PRUNERS, SEARCHES = "pruners", "searches"  # folders of the workspace
+PRUNERS, SEARCHES, FORECASTS = "pruners", "searches", "forecasts"  # folders of the workspace
 PLAIN_EVALUATIONS = 3  # by which a plain loop is timed
 
 
@@ -103,6 +103,9 @@ def context_of(spec: RunSpec, workspace: Path, plan_of: Callable[[str], Plan], g
     def scores(settings: Mapping[str, Any]) -> np.ndarray:
         return training.train_once(spec, settings, workspace / PRUNERS).scores
 
+    def learned(start: Plan, settings: Mapping[str, Any]) -> Schedule:
+        return forecasts.learn_once(spec, start, settings, workspace / FORECASTS).schedule
+
     return PlanContext(
         denoiser=model.denoiser,
         costs=model.costs,
@@ -111,6 +114,7 @@ def context_of(spec: RunSpec, workspace: Path, plan_of: Callable[[str], Plan], g
         train=scores,
         plan_of=plan_of,
         fitness=fitness_of(spec, workspace / SEARCHES, group),
+        learn=learned,
     )
 
 
@@ -122,8 +126,13 @@ def search(spec: RunSpec, workspace: Path, group: Shards = ALONE) -> None:
     context.fitness.finish([plan.schedule] * PLAIN_EVALUATIONS)
 
 
+def forecast(spec: RunSpec, workspace: Path) -> None:
+    """Learn a run's forecast. It is kept, so that planning the run finds it again."""
+    method(spec.method)(context_of(spec, workspace, _no_other_run))
+
+
 def _no_other_run(name: str) -> Plan:
-    raise DipgoError(f"a search starts from no other run; drop {name!r} from its params")
+    raise DipgoError(f"this method starts from no other run; drop {name!r} from its params")
 
 
 def train(spec: RunSpec, folder: Path) -> None:

@@ -5,8 +5,10 @@ from dipgo.errors import DipgoError, PartialTrajectory, UnreachableRatio
 from dipgo.families import FAMILIES, Family, branch_guidance, denoiser_of, family_of
 from dipgo.gating import gated
 from dipgo.graph import BlockGraph, Execution, Site, trace_graph
-from dipgo.lockstep import gated_together
+from dipgo.learning import LearnConfig, Learned, Pictures, learn_forecast
+from dipgo.lockstep import gated_together, rollout_together
 from dipgo.pruner import Pruner, straight_through
+from dipgo.rules import Forecast, ruled
 from dipgo.sampling import Sampler, initial_noise, picture_seeds, rollout
 from dipgo.schedule import Schedule
 from dipgo.select import select_schedule
@@ -21,9 +23,13 @@ __all__ = [
     "Execution",
     "FAMILIES",
     "Family",
+    "Forecast",
+    "LearnConfig",
+    "Learned",
     "Outcome",
     "PaperMacs",
     "PartialTrajectory",
+    "Pictures",
     "Pruner",
     "Sampler",
     "Schedule",
@@ -32,6 +38,7 @@ __all__ = [
     "TrainConfig",
     "TrainStep",
     "UnreachableRatio",
+    "ruled",
     "branch_guidance",
     "count_costs",
     "denoiser_of",
@@ -39,8 +46,10 @@ __all__ = [
     "gated",
     "gated_together",
     "initial_noise",
+    "learn_forecast",
     "picture_seeds",
     "rollout",
+    "rollout_together",
     "select_schedule",
     "straight_through",
     "trace_graph",

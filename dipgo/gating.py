@@ -1,45 +1,63 @@
 """The one intervention: inside `gated(...)` a denoiser's sites are skipped, or mixed with what they gave last.
 
 Hard (a `Schedule`) and soft (a tensor of gates) share one hook. A hard 0/1 gate and a soft one give the same
-numbers; only the hard one saves the work.
+numbers; only the hard one saves the work. What a reused site gives is a combination of the values that it computed
+last, or the last of them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 from diffusers.hooks import ModelHook
 from torch import nn
-from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
+from torch.utils._pytree import tree_flatten, tree_unflatten
 from torch.utils.checkpoint import checkpoint as checkpointed
 
 from dipgo.errors import DipgoError, PartialTrajectory
-from dipgo.graph import BlockGraph, Site, hidden_states
+from dipgo.graph import BlockGraph, Execution, Site, hidden_states
 from dipgo.hooks import hooked
 from dipgo.schedule import Schedule
 from dipgo.trace import Outcome, Trace
+from dipgo.values import add, combine, mix, residual
 
 OUTPUT = object()  # the key of the denoiser's own output among the remembered values
+Row = tuple[torch.Tensor | None, torch.Tensor | None]
+"""Soft gates [sites] and coefficients [sites, K] of a call."""
 
 
 class _Run:
     """Position in the trajectory and the last values, shared by all hooks of one `gated` context."""
 
-    def __init__(self, graph: BlockGraph, gates: Schedule | torch.Tensor, calls_per_step: int) -> None:
-        self.calls, self.branches = len(gates.reuse if isinstance(gates, Schedule) else gates), calls_per_step
+    def __init__(
+        self,
+        graph: BlockGraph,
+        gates: Schedule | torch.Tensor,
+        coefficients: torch.Tensor | None,
+        calls_per_step: int,
+    ) -> None:
+        self.hard = isinstance(gates, Schedule)
+        if self.hard and coefficients is not None:
+            gates = replace(gates, coefficients=coefficients.detach().cpu().numpy())
+        elif self.hard and gates.coefficients is not None:
+            coefficients = torch.tensor(gates.coefficients)
+        self.calls, self.branches = len(gates.reuse if self.hard else gates), calls_per_step
         self.trace = Trace(graph.sites, self.calls)
         self.entered = 0
         self.first_timestep: float | None = None
         self.last: list[dict[Any, Any]] = [{} for _ in range(calls_per_step)]
-        self.soft = None if isinstance(gates, Schedule) else gates
-        self.row: torch.Tensor | None = None  # of `soft`, in this call
-        self.fully_reused = None if self.soft is None else (self.soft.detach() == 1).cpu().numpy()
+        self.soft = None if self.hard else gates
+        self.fully_reused = None if self.hard else (gates.detach() == 1).cpu().numpy()
+        self.coefficients = coefficients
+        self.depth = 1 if coefficients is None else coefficients.shape[2]
+        self.row: Row = (None, None)
         self.left = False  # the context
-        self.execution = graph.execute(gates) if isinstance(gates, Schedule) else None
+        self.execution = graph.execute(gates) if self.hard else _as_hard(graph, gates)
 
     @property
     def call(self) -> int:
@@ -54,8 +72,13 @@ class _Run:
     def memory(self, values: dict[Any, Any]) -> None:
         self.last[self.entered % self.branches] = values
 
+    def begin(self) -> None:
+        """Take out this call's gates and coefficients."""
+        take = [None if all_rows is None else all_rows[self.call] for all_rows in (self.soft, self.coefficients)]
+        self.row = (take[0], take[1])
+
     @contextmanager
-    def at(self, entered: int, row: torch.Tensor, memory: dict[Any, Any]) -> Iterator[None]:
+    def at(self, entered: int, row: Row, memory: dict[Any, Any]) -> Iterator[None]:
         """Back at another call, with its gates and the values before it."""
         now = self.entered, self.row, self.last
         self.entered, self.row = entered, row
@@ -72,20 +95,26 @@ class _Run:
             self.last = [{} for _ in range(self.branches)]
 
 
+def _as_hard(graph: BlockGraph, gates: torch.Tensor) -> Execution | None:
+    """What gates of 0 and 1 alone would make of the sites; None where there are others."""
+    reuse = gates.detach().cpu().numpy()
+    return graph.execute(Schedule(graph.sites, reuse == 1)) if np.isin(reuse, (0, 1)).all() else None
+
+
 class _CallHook(ModelHook):
     """On the denoiser: counts calls, since no pipeline tells a hook its step; holds the output where nothing runs."""
 
     def __init__(self, run: _Run, checkpoint: bool) -> None:
         super().__init__()
         self.run, self.checkpoint = run, checkpoint
-        self.entered = np.ones(run.calls, dtype=bool) if run.execution is None else run.execution.entered
+        self.entered = run.execution.entered if run.hard else np.ones(run.calls, dtype=bool)
 
     def new_forward(self, module: nn.Module, *args: Any, **kwargs: Any) -> Any:
         run, call = self.run, self.run.call
         self._refuse_separate_branches(kwargs["timestep"] if "timestep" in kwargs else args[1])
         run.trace.ran[call] = self.entered[call]
         if self.entered[call]:
-            run.row = None if run.soft is None else run.soft[call]
+            run.begin()
             # In call 0 no gate has a say, so there is no gradient to keep anything for.
             recompute = self.checkpoint and call > 0 and torch.is_grad_enabled()
             output = (self._recomputed if recompute else self.fn_ref.original_forward)(*args, **kwargs)
@@ -105,16 +134,16 @@ class _CallHook(ModelHook):
         leaves, form = tree_flatten((args, kwargs, run.memory))
         form_after = None
 
-        def segment(row: torch.Tensor, *leaves: Any) -> tuple[Any, ...]:
+        def segment(gates: torch.Tensor | None, coefficients: torch.Tensor | None, *leaves: Any) -> tuple[Any, ...]:
             nonlocal form_after
             if run.left:
                 raise DipgoError("with gated(..., checkpoint=True) the backward pass belongs inside the context")
             args, kwargs, memory = tree_unflatten(list(leaves), form)
-            with run.at(entered, row, memory):
+            with run.at(entered, (gates, coefficients), memory):
                 leaves_after, form_after = tree_flatten((self.fn_ref.original_forward(*args, **kwargs), run.memory))
             return tuple(leaves_after)
 
-        leaves_after = checkpointed(segment, run.row, *leaves, use_reentrant=True, preserve_rng_state=False)
+        leaves_after = checkpointed(segment, *run.row, *leaves, use_reentrant=True, preserve_rng_state=False)
         output, run.memory = tree_unflatten(list(leaves_after), form_after)
         return output
 
@@ -147,23 +176,37 @@ class _SiteHook(ModelHook):
 
     def new_forward(self, module: nn.Module, *args: Any, **kwargs: Any) -> Any:
         run, call = self.run, self.run.call
-        if run.execution is not None and not run.execution.computed[call, self.index]:
+        past, gates = run.memory.get(self.name), run.row[0]
+        if run.hard and not run.execution.computed[call, self.index]:
             reused = run.execution.reused[call, self.index]
             run.trace.outcomes[call, self.index] = Outcome.REUSED if reused else Outcome.DEAD
-            last = run.memory[self.name]  # of a dead block: a stand-in of the right shape that nobody reads
-            return add(last, residual(module, args, kwargs)) if self.delta else last
+            # Of a dead block: a stand-in of the right shape that nobody reads.
+            value = self._reused(past) if reused else past[0]
+            return add(value, residual(module, args, kwargs)) if self.delta else value
         shortcut = getattr(module, "conv_shortcut", None) if self.delta else None
         # At a gate of exactly 1 no gradient reaches the new value: its backward pass is spared, but for a shortcut's.
-        wasted = run.row is not None and shortcut is None and run.fully_reused[call, self.index]
+        wasted = gates is not None and shortcut is None and run.fully_reused[call, self.index]
         with torch.set_grad_enabled(torch.is_grad_enabled() and not wasted):
             new, stream = self._compute(shortcut, args, kwargs)
         value = add(new, -stream) if self.delta else new
         run.trace.outcomes[call, self.index] = Outcome.COMPUTED
-        if run.row is not None and call > 0:
-            value = reuse_softly(run.row[self.index], run.memory[self.name], value)
+        shifted = [value] * run.depth if past is None else [value, *past[:-1]]
+        if gates is not None and call > 0:
+            gate = gates[self.index]
+            value = mix(gate, self._reused(past), value)
             new = add(value, stream) if self.delta else value
-        run.memory[self.name] = value
+            if run.execution is not None and run.execution.dead[call, self.index]:
+                shifted = past  # where a schedule's block is dead, it computes no value to remember
+            elif run.coefficients is None:
+                shifted = [value]
+            else:
+                shifted = [mix(gate, old, fresh) for old, fresh in zip(past, shifted, strict=True)]
+        run.memory[self.name] = shifted
         return new
+
+    def _reused(self, past: list[Any]) -> Any:
+        coefficients = self.run.row[1]
+        return past[0] if coefficients is None else combine(coefficients[self.index], past)
 
     def _compute(self, shortcut: nn.Module | None, args: tuple, kwargs: dict[str, Any]) -> tuple[Any, torch.Tensor]:
         """The module's new output and the residual stream under it; a shortcut convolution runs only once."""
@@ -176,28 +219,13 @@ class _SiteHook(ModelHook):
                 handle.remove()
 
 
-def residual(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> torch.Tensor:
-    """What a block adds its branch to: its input, through a convolution where the width changes."""
-    shortcut = getattr(module, "conv_shortcut", None)
-    stream = hidden_states(args, kwargs)
-    return stream if shortcut is None else shortcut(stream)
-
-
-def reuse_softly(gate: torch.Tensor, last: Any, new: Any) -> Any:
-    """g * last + (1 - g) * new on every tensor of a site's value (section 3.3; g is the reuse gate here)."""
-    return tree_map(lambda old, fresh: gate * old + (1 - gate) * fresh, last, new)
-
-
-def add(value: Any, stream: torch.Tensor) -> Any:
-    return tree_map(lambda tensor: tensor + stream, value)
-
-
 @contextmanager
 def gated(
     denoiser: nn.Module,
     graph: BlockGraph,
     gates: Schedule | torch.Tensor,
     *,
+    coefficients: torch.Tensor | None = None,
     calls_per_step: int = 1,
     checkpoint: bool = False,
 ) -> Iterator[Trace]:
@@ -205,9 +233,11 @@ def gated(
 
     `gates` is a `Schedule` (blocks are skipped, dead ones do not run, a call is not entered whose output would
     be the last one's), or a tensor [calls, sites] in [0, 1] with row 0 all zero (1 = reuse; differentiable,
-    everything is computed). Set `calls_per_step=2` where a pipeline passes the guidance branches one after
-    the other. `checkpoint` recomputes each call in the backward pass, which then has to happen inside the
-    context, instead of keeping its activations (4.1).
+    everything is computed). `coefficients` [calls, sites, K], differentiable, say what a reused site gives, a
+    combination of its last K computed values; by default they are the schedule's, or the last value is held.
+    No more than K values of a site are kept. Set `calls_per_step=2` where a pipeline passes the guidance branches
+    one after the other. `checkpoint` recomputes each call in the backward pass, which then has to happen inside
+    the context, instead of keeping its activations (4.1).
 
     Yields the `Trace` of what ran. Raises `PartialTrajectory` on leaving in the middle of a run, and
     `DipgoError` for gates of another shape, a denoiser that is gated already, or guidance branches that
@@ -217,7 +247,10 @@ def gated(
         raise DipgoError(f"gates have shape {tuple(gates.shape)}, expected [calls, {len(graph.sites)}]")
     if isinstance(gates, torch.Tensor) and bool(gates[0].detach().any()):
         raise DipgoError("gates reuse in call 0, where nothing has been computed yet; clear their first row")
-    run = _Run(graph, gates, calls_per_step)
+    shape = (gates.reuse if isinstance(gates, Schedule) else gates).shape
+    if coefficients is not None and (coefficients.ndim != 3 or coefficients.shape[:2] != shape):
+        raise DipgoError(f"coefficients have shape {tuple(coefficients.shape)}, expected [{shape[0]}, {shape[1]}, K]")
+    run = _Run(graph, gates, coefficients, calls_per_step)
     sites = [_SiteHook(run, index) for index in range(len(graph.sites))]
     try:
         with hooked(denoiser, graph, sites, _CallHook(run, checkpoint)):

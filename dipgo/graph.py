@@ -93,7 +93,9 @@ class BlockGraph:
                 else:
                     computed[call, site] = True
                     needed |= self.reads[site]
-        return Execution(computed, reused, ~(computed | reused), computed.any(axis=1) | self.bypassed)
+        # A call in which everything is reused still has a new output where the values are not held.
+        entered = computed.any(axis=1) | self.bypassed | (schedule.coefficients is not None)
+        return Execution(computed, reused, ~(computed | reused), entered)
 
     def check(self, schedule: Schedule) -> None:
         """Raise if the schedule was made for other sites than this graph's."""

@@ -7,7 +7,7 @@ every call so far only the first, their leader, runs.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -18,21 +18,37 @@ from torch import nn
 from torch.utils._pytree import tree_leaves, tree_map
 
 from dipgo.errors import DipgoError, PartialTrajectory
-from dipgo.gating import OUTPUT, add, residual
+from dipgo.gating import OUTPUT
 from dipgo.graph import BlockGraph, Site
 from dipgo.hooks import hooked
+from dipgo.sampling import Sampler, rollout
 from dipgo.schedule import Schedule
+from dipgo.values import add, residual
 
 
-def leaders(computed: np.ndarray) -> np.ndarray:
-    """For bool [schedules, calls, sites] the first schedule that computed the same in all calls so far, int
-    [schedules, calls]. Up to there the two runs are one, since what is not computed is held."""
+def leaders(computed: np.ndarray, coefficients: np.ndarray) -> np.ndarray:
+    """For bool [schedules, calls, sites] and float [schedules, calls, sites, K] the first schedule that computed the
+    same in all calls so far, and reused it by the same coefficients, int [schedules, calls]. Up to there the two runs
+    are one."""
     found = np.zeros(computed.shape[:2], dtype=int)
     for call in range(computed.shape[1]):
-        first: dict[tuple[int, bytes], int] = {}
+        first: dict[tuple[int, bytes, bytes], int] = {}
         for schedule, row in enumerate(computed[:, call]):
             before = int(found[schedule, call - 1]) if call else 0
-            found[schedule, call] = first.setdefault((before, row.tobytes()), schedule)
+            alike = before, row.tobytes(), coefficients[schedule, call].tobytes()
+            found[schedule, call] = first.setdefault(alike, schedule)
+    return found
+
+
+def _coefficients(schedules: Sequence[Schedule]) -> np.ndarray:
+    """Of all schedules [schedules, calls, sites, K], with holding written out."""
+    depth = max(schedule.depth for schedule in schedules)
+    found = np.zeros((len(schedules), *schedules[0].reuse.shape, depth), dtype=np.float32)
+    for own, schedule in zip(found, schedules, strict=True):
+        if schedule.coefficients is None:
+            own[schedule.reuse, 0] = 1
+        else:
+            own[..., : schedule.depth] = schedule.coefficients
     return found
 
 
@@ -53,36 +69,65 @@ class _Run:
         executions = [graph.execute(schedule) for schedule in schedules]
         self.computed = np.stack([execution.computed for execution in executions])
         self.entered = np.stack([execution.entered for execution in executions])
-        self.leaders = leaders(self.computed)
+        coefficients = _coefficients(schedules)
+        self.leaders = leaders(self.computed, coefficients)
+        holding = all(schedule.coefficients is None for schedule in schedules)
+        self.coefficients = None if holding else torch.tensor(coefficients)
+        self.depth = coefficients.shape[-1]
         self.calls, self.count = self.computed.shape[1], len(schedules)
         self.call = 0
         self.running: list[int] = []
-        self.memory: dict[Any, Any] = {}
+        self.memory: dict[Any, list[Any]] = {}  # of every key the last values, newest first
 
     def leading(self) -> list[int]:
         """The schedules that enter this call for themselves and for those that they lead."""
         lead = self.leaders[:, self.call] == np.arange(self.count)
         return np.flatnonzero(lead & self.entered[:, self.call]).tolist()
 
-    def keep(self, key: Any, new: Any, of: Sequence[int]) -> None:
-        """Remember the new values of the schedules `of`, also for those that they lead."""
+    def keep(self, key: Any, new: Any, of: Sequence[int], depth: int = 1) -> None:
+        """Remember the new values of the schedules `of`, also for those that they lead, and the `depth` - 1 before."""
         place = {schedule: index for index, schedule in enumerate(of)}
         led = [s for s in range(self.count) if int(self.leaders[s, self.call]) in place]
         source = [place[int(self.leaders[s, self.call])] for s in led]
 
+        def rows(value: torch.Tensor) -> torch.Tensor:
+            return value.unflatten(0, (-1, self.count))
+
         def update(last: torch.Tensor, fresh: torch.Tensor) -> torch.Tensor:
-            last.unflatten(0, (-1, self.count))[:, led] = fresh.unflatten(0, (-1, len(of)))[:, source]
+            rows(last)[:, led] = fresh.unflatten(0, (-1, len(of)))[:, source]
             return last
 
-        if key in self.memory:
-            tree_map(update, self.memory[key], new)
-        else:  # call 0, which all schedules compute in full
-            self.memory[key] = tree_map(lambda v: v.unflatten(0, (-1, len(of)))[:, source].flatten(0, 1), new)
+        def shift(older: torch.Tensor, newer: torch.Tensor) -> torch.Tensor:
+            rows(older)[:, led] = rows(newer)[:, led]
+            return older
 
-    def last(self, key: Any, of: Sequence[int]) -> Any:
-        """A copy of the remembered values of the schedules `of`."""
-        value = self.memory[key]
-        return pick(value, of, self.count, len(tree_leaves(value)[0]))
+        if key in self.memory:
+            past = self.memory[key]
+            for k in reversed(range(1, depth)):
+                tree_map(shift, past[k], past[k - 1])
+            tree_map(update, past[0], new)
+        else:  # call 0, which all schedules compute in full
+            self.memory[key] = [
+                tree_map(lambda v: v.unflatten(0, (-1, len(of)))[:, source].flatten(0, 1), new) for _ in range(depth)
+            ]
+
+    def last(self, key: Any, of: Sequence[int]) -> list[Any]:
+        """Copies of the remembered values of the schedules `of`, newest first."""
+        past = self.memory[key]
+        return [pick(value, of, self.count, len(tree_leaves(value)[0])) for value in past]
+
+    def reused(self, key: Any, index: int, of: Sequence[int]) -> Any:
+        """What the site of that index and key gives where the schedules `of` reuse it."""
+        past = self.last(key, of)
+        if self.coefficients is None:
+            return past[0]
+        own = self.coefficients[list(of), self.call, index]
+
+        def combination(*values: torch.Tensor) -> torch.Tensor:
+            weights = own.to(values[0]).repeat(len(values[0]) // len(of), 1)
+            return sum(w.view(-1, *[1] * (v.ndim - 1)) * v for w, v in zip(weights.unbind(1), values, strict=True))
+
+        return tree_map(combination, *past)
 
     def advance(self) -> None:
         self.call += 1
@@ -105,7 +150,7 @@ class _CallHook(ModelHook):
         if run.running:
             args, kwargs = pick((args, kwargs), run.running, run.count, len(sample))
             run.keep(OUTPUT, self.fn_ref.original_forward(*args, **kwargs), run.running)
-        output = run.last(OUTPUT, range(run.count))
+        output = run.last(OUTPUT, range(run.count))[0]
         run.advance()
         return output
 
@@ -142,12 +187,12 @@ class _SiteHook(ModelHook):
     def _compute(self, module: nn.Module, schedules: list[int], args: tuple, kwargs: dict[str, Any]) -> Any:
         new = self.fn_ref.original_forward(*args, **kwargs)
         value = add(new, -residual(module, args, kwargs)) if self.site.delta else new
-        self.run.keep(self.site, value, schedules)
+        self.run.keep(self.site, value, schedules, self.run.depth)
         return new
 
     def _reuse(self, module: nn.Module, schedules: list[int], args: tuple, kwargs: dict[str, Any]) -> Any:
-        last = self.run.last(self.site, schedules)
-        return add(last, residual(module, args, kwargs)) if self.site.delta else last
+        value = self.run.reused(self.site, self.index, schedules)
+        return add(value, residual(module, args, kwargs)) if self.site.delta else value
 
 
 @contextmanager
@@ -171,3 +216,29 @@ def gated_together(denoiser: nn.Module, graph: BlockGraph, schedules: Sequence[S
         yield
     if run.call:
         raise PartialTrajectory(f"the denoiser was called {run.call} times of {run.calls} in its last run")
+
+
+@torch.no_grad()
+def rollout_together(
+    denoiser: nn.Module,
+    graph: BlockGraph,
+    schedules: Sequence[Schedule],
+    sampler: Sampler,
+    noise: torch.Tensor,
+    conditioning: Mapping[str, Any],
+    guidance: float,
+    seeds: Sequence[int],
+) -> torch.Tensor:
+    """Final latents [S, n, c, h, w] of S schedules, each from the same noise [n, c, h, w]; see `rollout`."""
+    count = len(schedules)
+    repeated = tree_map(lambda v: v.repeat_interleave(count, 0) if isinstance(v, torch.Tensor) else v, conditioning)
+    with gated_together(denoiser, graph, schedules):
+        latents = rollout(
+            denoiser,
+            sampler,
+            noise.repeat_interleave(count, 0),
+            repeated,
+            guidance,
+            [seed for seed in seeds for _ in schedules],
+        )
+    return latents.unflatten(0, (-1, count)).transpose(0, 1)

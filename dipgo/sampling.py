@@ -8,7 +8,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, LCMScheduler, PNDMScheduler
+from diffusers import (
+    DDIMScheduler,
+    DPMSolverMultistepScheduler,
+    LCMScheduler,
+    PNDMScheduler,
+    UniPCMultistepScheduler,
+)
 from torch import nn
 
 from dipgo.errors import DipgoError, unknown
@@ -17,6 +23,7 @@ SCHEDULERS: dict[str, tuple[type, dict[str, Any]]] = {
     "plms": (PNDMScheduler, {"skip_prk_steps": True}),
     "ddim": (DDIMScheduler, {"clip_sample": False}),
     "dpm": (DPMSolverMultistepScheduler, {"algorithm_type": "dpmsolver++", "solver_order": 2}),
+    "unipc": (UniPCMultistepScheduler, {"solver_order": 2}),
     "lcm": (LCMScheduler, {"clip_sample": False}),
 }
 STOCHASTIC = ("lcm",)  # their steps add noise
@@ -55,6 +62,14 @@ class Sampler:
     def timesteps(self) -> np.ndarray:
         """The timestep of every denoiser call, int [calls]."""
         return self.scheduler().timesteps.numpy()
+
+    @property
+    def noise_ratios(self) -> np.ndarray:
+        """Standard deviation of the noise over the signal's scale at every denoiser call, float [calls]: the time in
+        which predictions are extrapolated. With it forecasts stray least where they reach far: less than in timesteps
+        or in the logarithm of this ratio."""
+        signal = self.scheduler().alphas_cumprod.double().numpy()[self.timesteps.astype(int)]
+        return np.sqrt((1 - signal) / signal)
 
     @property
     def call_steps(self) -> np.ndarray:

@@ -20,10 +20,15 @@ class Schedule:
     `sites` are dotted module paths inside the denoiser, in order of execution. `reuse` is bool
     [calls, sites]: one row per denoiser call (not per step: PLMS makes 51 calls for 50 steps), true where
     the block is pruned. Row 0 is all false, since there is nothing to reuse yet.
+
+    A reused value is a linear combination of the last K values that the block computed, newest first, by
+    `coefficients`, float [calls, sites, K] (`dipgo.rules` makes them; what would precede call 0 counts as equal to
+    it). None is the paper's rule: the last value is held.
     """
 
     sites: tuple[str, ...]
     reuse: np.ndarray
+    coefficients: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "sites", tuple(self.sites))
@@ -38,6 +43,22 @@ class Schedule:
             raise DipgoError("schedule reuses in call 0, where nothing has been computed yet; clear its first row")
         reuse.flags.writeable = False
         object.__setattr__(self, "reuse", reuse)
+        if self.coefficients is not None:
+            object.__setattr__(self, "coefficients", self._canonical(self.coefficients))
+
+    def _canonical(self, coefficients: np.ndarray) -> np.ndarray | None:
+        """One form for all that do the same: zeros where nothing is reused, no values that nobody reads, and None
+        for holding."""
+        given = np.array(coefficients, dtype=np.float32)
+        if given.ndim != 3 or given.shape[:2] != self.reuse.shape or not given.shape[2]:
+            raise DipgoError(f"coefficients have shape {given.shape}, expected [{self.calls}, {len(self.sites)}, K]")
+        if not np.isfinite(given).all():
+            raise DipgoError("coefficients hold NaN or infinity: the fit diverged; fit on more pictures")
+        given = np.where(self.reuse[..., None], given, np.float32(0))
+        depth = max(np.flatnonzero(given.any(axis=(0, 1))), default=0) + 1
+        given = given[..., :depth].copy()
+        given.flags.writeable = False
+        return None if depth == 1 and (given[self.reuse] == 1).all() else given
 
     @classmethod
     def dense(cls, sites: Sequence[str], calls: int) -> Schedule:
@@ -57,14 +78,23 @@ class Schedule:
         return len(self.reuse)
 
     @property
+    def depth(self) -> int:
+        """K: how many values of a site are remembered."""
+        return 1 if self.coefficients is None else self.coefficients.shape[2]
+
+    @property
     def digest(self) -> str:
-        """16 hex digits that identify sites and gates."""
+        """16 hex digits that identify sites, gates and coefficients."""
         return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()[:16]
 
     def to_dict(self) -> dict:
-        """JSON-able form; each row is a bit string of the reuse flags, site 0 first."""
+        """JSON-able form; each row is a bit string of the reuse flags, site 0 first. Where nothing but holding
+        happens there are no coefficients in it."""
         rows = ["".join("1" if flag else "0" for flag in row) for row in self.reuse]
-        return {"sites": list(self.sites), "reuse": rows}
+        data: dict = {"sites": list(self.sites), "reuse": rows}
+        if self.coefficients is not None:
+            data["coefficients"] = self.coefficients.tolist()
+        return data
 
     @classmethod
     def from_dict(cls, data: dict) -> Schedule:
@@ -75,7 +105,14 @@ class Schedule:
             raise DipgoError("a schedule needs the keys 'sites' and 'reuse'") from None
         if any(len(row) != len(sites) or set(row) - {"0", "1"} for row in rows):
             raise DipgoError(f"schedule rows must be strings of {len(sites)} digits 0 or 1, one per site")
-        return cls(sites, np.array([[flag == "1" for flag in row] for row in rows], dtype=bool))
+        reuse = np.array([[flag == "1" for flag in row] for row in rows], dtype=bool)
+        try:
+            given = data.get("coefficients")
+            return cls(sites, reuse, None if given is None else np.array(given, dtype=np.float32))
+        except (TypeError, ValueError) as error:
+            if isinstance(error, DipgoError):
+                raise
+            raise DipgoError("a schedule's coefficients must be numbers [calls, sites, K]") from None
 
     def save(self, path: Path) -> None:
         """Write as JSON."""

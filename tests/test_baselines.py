@@ -95,6 +95,30 @@ def test_step_skip_holds_between_evenly_spread_calls(context, params, kept):
     assert np.flatnonzero(~plan.schedule.reuse.any(1)).tolist() == kept
 
 
+@pytest.mark.parametrize("order", [1, 2])
+def test_step_skip_forecasts_between_evenly_spread_calls(tiny, context, order):
+    held = method("step_skip")(context(steps=20, mode="hold", calls=8))
+    plan = method("step_skip")(context(steps=20, mode="forecast", calls=8, order=order))
+    assert plan.schedule.depth == order + 1
+    assert (plan.schedule.reuse == held.schedule.reuse).all()
+    costs = [made.costs.full.per_call(made.costs.graph.execute(made.schedule)) for made in (held, plan)]
+    assert (costs[0] == costs[1]).all()
+    assert not torch.equal(run(tiny, plan), run(tiny, held))
+
+
+def test_a_learned_forecast_starts_from_calls_that_leave_half_a_gap_at_the_end(tiny, context):
+    starts = []
+
+    def learn(start: Plan, settings) -> Schedule:
+        starts.append((start, settings))
+        return start.schedule
+
+    made = replace(context(steps=50, calls=5, learn={"rounds": 1}), learn=learn)
+    plan = method("learned_forecast")(made)
+    assert np.flatnonzero(~plan.schedule.reuse).tolist() == [0, 11, 22, 34, 45]
+    assert starts[0][1] == {"rounds": 1} and starts[0][0].sampler == made.sampler
+
+
 def test_step_skip_omit_leaves_calls_of_the_grid_out(context):
     made = context("plms", 50, mode="omit", interval=2)
     plan = method("step_skip")(made)
@@ -128,6 +152,13 @@ def test_kept_timesteps_are_those_where_the_other_run_spends_most(tiny, context,
         ("step_skip", {"mode": "hodl"}, "did you mean hold"),
         ("step_skip", {"mode": "hold", "interval": 0}, "interval is 0"),
         ("step_skip", {"mode": "hold", "calls": 99}, "calls=99"),
+        ("step_skip", {"mode": "omit", "calls": 3}, "takes an interval"),
+        ("step_skip", {"mode": "forecast", "calls": 3}, "'order'"),
+        ("step_skip", {"mode": "forecast", "calls": 3, "order": 3}, "order is 3"),
+        ("step_search", {}, "'calls'"),
+        ("step_search", {"calls": 3, "search": {"evaluation": 3}}, "did you mean evaluations"),
+        ("learned_forecast", {"calls": 99}, "calls=99"),
+        ("learned_forecast", {"calls": 3}, "no"),
         ("deepcache", {"interval": 0, "branch": 0}, "interval is 0"),
         ("deepcache", {"interval": 5, "branch": 12}, "branch 12"),
         ("dipgo", {"ratio": 0.0, "scores": np.ones((10, 9))}, "between 0 and 1"),

@@ -81,7 +81,7 @@ def test_multistep_samplers_run_together():
 
 def test_a_leader_is_the_first_with_the_same_calls_so_far():
     computed = np.array([[[1], [0], [1]], [[1], [0], [0]], [[1], [1], [1]], [[1], [0], [1]]], dtype=bool)
-    assert leaders(computed).T.tolist() == [[0, 0, 0, 0], [0, 0, 2, 0], [0, 1, 2, 0]]
+    assert leaders(computed, np.zeros((*computed.shape, 1))).T.tolist() == [[0, 0, 0, 0], [0, 0, 2, 0], [0, 1, 2, 0]]
 
 
 @torch.no_grad()

@@ -146,3 +146,15 @@ def test_bad_settings_are_one_clear_line(search, name, settings, says):
 def test_a_search_needs_a_call_to_prune(search):
     with pytest.raises(DipgoError, match="at least 2 calls"):
         search("random_search", Toy(lambda schedule: 0.0), calls=1)
+
+
+@pytest.mark.parametrize("order", [0, 1])
+def test_step_search_finds_planted_calls_within_its_budget(tiny, tiny_costs, order):
+    planted = np.cumsum(~Schedule.skip_calls([""], 20, [0, 2, 3, 7, 16]).reuse)
+    fitness = Toy(lambda schedule: float(np.abs(np.cumsum(~schedule.reuse) - planted).sum()))
+    params = {"calls": 5, "order": order, "search": {"evaluations": 250}}
+    sampler = tiny.sampler("ddim", 20)
+    context = PlanContext(tiny.denoiser, tiny_costs, sampler, params, train=None, plan_of=None, fitness=fitness)
+    plan = method("step_search")(context)
+    assert np.cumsum(~plan.schedule.reuse).tolist() == planted.tolist()
+    assert fitness.evaluations <= 250 and plan.schedule.depth == 1 + order
