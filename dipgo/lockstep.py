@@ -18,11 +18,11 @@ from torch import nn
 from torch.utils._pytree import tree_leaves, tree_map
 
 from dipgo.errors import DipgoError, PartialTrajectory
-from dipgo.gating import OUTPUT
 from dipgo.graph import BlockGraph, Site
 from dipgo.hooks import hooked
 from dipgo.sampling import Sampler, rollout
 from dipgo.schedule import Schedule
+from dipgo.trajectory import OUTPUT
 from dipgo.values import add, residual
 
 
