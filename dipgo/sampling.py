@@ -66,8 +66,8 @@ class Sampler:
     @property
     def noise_ratios(self) -> np.ndarray:
         """Standard deviation of the noise over the signal's scale at every denoiser call, float [calls]: the time in
-        which predictions are extrapolated. With it forecasts stray least where they reach far: less than in timesteps
-        or in the logarithm of this ratio."""
+        which predictions are extrapolated. Measured on one U-Net forecasts strayed less in it, where they reach far,
+        than in timesteps or in its logarithm; on a transformer over 50 DDIM steps, timesteps were the better ones."""
         signal = self.scheduler().alphas_cumprod.double().numpy()[self.timesteps.astype(int)]
         return np.sqrt((1 - signal) / signal)
 
