@@ -2,58 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
-from time import perf_counter
-from typing import Any
 
 import torch
 from tqdm import tqdm
 
 from baselines import Plan
 from benchmarks.models import Model
+from benchmarks.timing import ROUNDS, WARM_UP_ROUNDS, Stopwatch
 from dipgo import gated, initial_noise, picture_seeds, rollout
-
-ROUNDS = 5
-WARM_UP_ROUNDS = 1
-
-
-class Stopwatch:
-    """Sums the seconds between its starts and stops; on a GPU by events, so that nothing waits between calls."""
-
-    def __init__(self, device: torch.device) -> None:
-        self.cuda, self.spans, self.since = device.type == "cuda", [], None
-
-    def start(self, *call: Any) -> None:
-        self.since = self._now()
-
-    def stop(self, *call: Any) -> None:
-        self.spans.append((self.since, self._now()))
-
-    @contextmanager
-    def on(self, module: torch.nn.Module) -> Iterator[None]:
-        """Times every call of a module."""
-        handles = [module.register_forward_pre_hook(self.start), module.register_forward_hook(self.stop)]
-        try:
-            yield
-        finally:
-            for handle in handles:
-                handle.remove()
-
-    def _now(self) -> Any:
-        if not self.cuda:
-            return perf_counter()
-        event = torch.cuda.Event(enable_timing=True)
-        event.record()
-        return event
-
-    def seconds(self) -> float:
-        """The sum so far; waits for the GPU."""
-        if not self.cuda:
-            return sum(end - start for start, end in self.spans)
-        torch.cuda.synchronize()
-        return sum(start.elapsed_time(end) for start, end in self.spans) / 1000
 
 
 @dataclass(frozen=True)

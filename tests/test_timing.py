@@ -11,7 +11,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from benchmarks import timing
-from benchmarks.conftest import pytest_benchmark_compare_machine_info, pytest_benchmark_update_machine_info
+from benchmarks.conftest import (
+    device_time,
+    pytest_benchmark_compare_machine_info,
+    pytest_benchmark_update_machine_info,
+    pytest_collection_modifyitems,
+)
+from benchmarks.shards import ALONE
 from benchmarks.timing import Stopwatch, clock_mhz, compared, first_call, now, seconds_of
 from dipgo import Schedule, gated, rollout
 from tests.conftest import GUIDANCE
@@ -46,11 +52,12 @@ def test_a_speedup_pairs_the_calls_of_a_round():
 
 
 def test_the_first_call_stands_apart_with_the_memory_that_came_with_it():
-    found = first_call(lambda: torch.ones(32, 2**20).sum(), CPU)  # 128 MiB
+    device = ALONE.device
+    found = first_call(lambda: torch.ones(32, 2**20, device=device).sum(), device)  # 128 MiB
     assert found["first_call_seconds"] > 0
     assert found["peak_memory_bytes"] >= found["added_memory_bytes"] >= 0
     held = []
-    assert first_call(lambda: held.append(torch.ones(32, 2**20)), CPU)["added_memory_bytes"] >= 2**27
+    assert first_call(lambda: held.append(torch.ones(32, 2**20, device=device)), device)["added_memory_bytes"] >= 2**27
 
 
 def test_a_clock_that_cannot_be_read_is_absent(tmp_path, monkeypatch):
@@ -69,6 +76,13 @@ def test_benchmarks_of_another_device_are_refused():
     for stored in ({"device": "another"}, {}):
         with pytest.raises(pytest.UsageError, match="--benchmark-autosave"):
             pytest_benchmark_compare_machine_info(here, {"machine_info": stored})
+
+
+@pytest.mark.benchmark(group="speed")
+def test_a_benchmark_keeps_its_group_and_is_timed_on_the_device(request, monkeypatch):
+    monkeypatch.setattr(request.node, "fixturenames", ["timed"])
+    pytest_collection_modifyitems([request.node])
+    assert request.node.get_closest_marker("benchmark").kwargs == {"group": "speed", "timer": device_time}
 
 
 class Waits(TorchDispatchMode):
