@@ -266,10 +266,8 @@ def test_one_picture_among_many_is_found(stored):
     assert found["clip_score"].value == found[FID].value == found[KID].value == 0
 
 
-def options(*arguments):
-    parser = argparse.ArgumentParser()
-    command.add_arguments(parser)
-    return parser.parse_args(arguments)
+def options(**given):
+    return argparse.Namespace(**{"update": False, "reason": None, "noise": False, "records": None} | given)
 
 
 def test_the_command_fails_naming_metric_size_and_interval(monkeypatch, capsys):
@@ -285,7 +283,8 @@ def test_the_command_fails_naming_metric_size_and_interval(monkeypatch, capsys):
 
 
 def test_a_renewed_baseline_keeps_every_reason(stored, tmp_path, monkeypatch):
-    monkeypatch.setitem(RUNS, "dense", "plms-3")  # quicker, and another picture
+    for name in ("dense", "deepcache"):
+        monkeypatch.setitem(RUNS, name, "plms-3")  # quicker, and other pictures
     for reason in ("first", "second"):
         baseline.update(reason, tmp_path, count=FEW)
     data = json.loads((tmp_path / "baseline.json").read_text())
@@ -303,14 +302,14 @@ def test_a_renewed_baseline_keeps_every_reason(stored, tmp_path, monkeypatch):
 def test_bad_input_is_named_and_changes_nothing(stored, tmp_path, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     before = (baseline.FOLDER / "baseline.json").read_bytes()
-    for arguments, message in (
-        (["--update"], "say it with --reason"),
-        (["--update", "--reason", " "], "say it with --reason"),
-        (["--reason", "why"], "give it with --update"),
-        (["--update", "--noise"], "give one"),
+    for given, message in (
+        ({"update": True}, "say it with --reason"),
+        ({"update": True, "reason": " "}, "say it with --reason"),
+        ({"reason": "why"}, "give it with --update"),
+        ({"update": True, "noise": True}, "give one"),
     ):
         with pytest.raises(BenchmarkError, match=message):
-            command.main(options(*arguments))
+            command.main(options(**given))
     assert (baseline.FOLDER / "baseline.json").read_bytes() == before
     with pytest.raises(BenchmarkError, match="no record of ours-0.80 in .*; make it with"):
         baseline.update("why", tmp_path / "new", tmp_path)
@@ -368,6 +367,6 @@ def test_records_that_cannot_be_compared_are_refused(tmp_path, capsys):
     with pytest.raises(BenchmarkError, match="share none of clip_score, fid_clean, fid_paper over 5000"):
         agreements(made_up(n=300), made_up(n=300))
     paths = [record.write(made_up(clip), tmp_path / str(clip)) for clip in (31.0, 31.2)]
-    assert command.main(options("--records", *map(str, paths))) == 1
+    assert command.main(options(records=paths)) == 1
     assert "clip_score" in (out := capsys.readouterr().out) and "+0.65%" in out
-    assert command.main(options("--records", str(paths[0]), str(paths[0]))) == 0
+    assert command.main(options(records=[paths[0], paths[0]])) == 0
