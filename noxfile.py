@@ -7,6 +7,7 @@ nox -s reproduce-table1 -- --profile paper    the same on the paper's own models
                                    --random-weights needs no download, --limit 4 is a trial
 nox -s doctor -- --profile paper --table 1    say what a table needs here and what would supply it
 nox -s fetch -- sd15 parti         download assets of the paper profile
+nox -s drift                       compare pictures and scores with stored ones; -- --update --reason TEXT renews them
 nox -s tests                       run the tests
 nox -s lint                        check style
 nox -s render                      render the tables from their records, measuring nothing
@@ -109,6 +110,12 @@ def doctor(session: nox.Session) -> None:
 def fetch(session: nox.Session) -> None:
     """Download assets of the paper profile by their names."""
     run(session, "benchmarks", "fetch", *session.posargs)
+
+
+@nox.session(venv_backend="none")
+def drift(session: nox.Session) -> None:
+    """Compare the zoo's pictures and scores with the stored ones."""
+    run(session, "benchmarks", "drift", *session.posargs)
 
 
 @nox.session(venv_backend="none")

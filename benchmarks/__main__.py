@@ -1,5 +1,6 @@
 """`python -m benchmarks run SUITE`: measure the runs of a table and write their records.
 `python -m benchmarks doctor`: what a table needs here. `python -m benchmarks fetch`: download what it lacks.
+`python -m benchmarks drift`: whether pictures and scores are still what they were.
 `python -m benchmarks macs`: count the MACs of the paper's tables, or of any schedule, without weights."""
 
 from __future__ import annotations
@@ -51,6 +52,13 @@ def main(arguments: list[str] | None = None) -> int:
     _choose(doctor)
     fetch = commands.add_parser("fetch", help="download assets of the paper profile, at their pinned revisions")
     fetch.add_argument("names", nargs="+", metavar="NAME", help="as the doctor names them")
+    drift = commands.add_parser("drift", help="whether the zoo's pictures and scores are still what they were")
+    drift.add_argument("--update", action="store_true", help="renew what is compared with")
+    drift.add_argument("--reason", metavar="TEXT", help="of an update, kept with it")
+    drift.add_argument("--noise", action="store_true", help="measure anew how far repeats lie apart, and so the limits")
+    drift.add_argument(
+        "--records", nargs=2, type=Path, metavar="FILE", help="compare two records instead, by MLPerf's tolerances"
+    )
     macs = commands.add_parser("macs", help="count MACs of the paper's denoisers, without weights: all its tables")
     macs.add_argument("--model", help="only one run of this denoiser, such as sd15")
     macs.add_argument("--scheduler", default="ddim", choices=SCHEDULERS, help="of that run")
@@ -60,7 +68,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s", stream=sys.stderr)
     try:
-        return {"run": _run, "macs": _macs, "doctor": _doctor, "fetch": _fetch}[options.command](options)
+        return COMMANDS[options.command](options)
     except (ValueError, OSError) as error:
         logging.getLogger(__name__).debug("traceback", exc_info=True)
         print(f"error: {error}", file=sys.stderr)
@@ -148,6 +156,12 @@ def _fetch(options: argparse.Namespace) -> int:
     return 0
 
 
+def _drift(options: argparse.Namespace) -> int:
+    from benchmarks.drift import command  # it imports torch
+
+    return command.main(options)
+
+
 def _macs(options: argparse.Namespace) -> int:
     if options.model is None:
         if options.schedule or options.json:
@@ -163,6 +177,8 @@ def _macs(options: argparse.Namespace) -> int:
         print("\n".join(f"{name} {value}" for name, value in counts.items()))
     return 0
 
+
+COMMANDS = {"run": _run, "doctor": _doctor, "fetch": _fetch, "drift": _drift, "macs": _macs}
 
 if __name__ == "__main__":
     sys.exit(main())
