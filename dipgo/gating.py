@@ -121,10 +121,10 @@ class _SiteHook(ModelHook):
             gate = gates[self.index]
             value = mix(gate, self._reused(past), value)
             new = add(value, stream) if self.delta else value
-            if run.execution is not None and run.execution.dead[call, self.index]:
-                shifted = past  # where a schedule's block is dead, it computes no value to remember
-            elif run.coefficients is None:
+            if run.coefficients is None:
                 shifted = [value]
+            elif run.execution is not None and run.execution.dead[call, self.index]:
+                shifted = past  # where a schedule's block is dead, it computes no value to remember
             else:
                 shifted = [mix(gate, old, fresh) for old, fresh in zip(past, shifted, strict=True)]
         run.memory[self.name] = shifted

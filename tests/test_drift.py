@@ -20,7 +20,8 @@ from benchmarks.drift.paired_set import COUNT, FID, KID, METRICS, PROMPTS, RUNS,
 from benchmarks.drift.records import TOLERANCES, agreements
 from benchmarks.record import Record
 from benchmarks.spec import BenchmarkError
-from dipgo import BlockGraph, Sampler, Schedule, gating, picture_seeds
+from dipgo import BlockGraph, Sampler, Schedule, picture_seeds
+from dipgo.trajectory import Trajectory
 
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="baseline and limits are of processors")
 
@@ -48,21 +49,24 @@ class Stale(dict):
         self.before = {}
 
     def __setitem__(self, key, value):
-        self.before[key] = self.get(key, value)
+        self.before[key] = super().get(key, value)
         super().__setitem__(key, value)
 
     def __getitem__(self, key):
         return self.before[key]
 
+    def get(self, key, default=None):
+        return self.before.get(key, default)
+
 
 def stale_cache(patch):
-    begin = gating._Run.__init__
+    begin = Trajectory.__init__
 
     def begin_stale(run, *arguments):
         begin(run, *arguments)
         run.last = [Stale() for _ in run.last]
 
-    patch.setattr(gating._Run, "__init__", begin_stale)
+    patch.setattr(Trajectory, "__init__", begin_stale)
 
 
 def other_rows(patch, change):
@@ -215,12 +219,17 @@ def test_a_fault_in_scoring_is_found_by_its_metric(fault, count, metric, stored,
     assert metric in drifted(stored, STORED, count=count)
 
 
-@pytest.mark.parametrize(("count", "batch", "threads"), [(6, 1, 1), (6, 6, 2), (9, 4, 1)])
-def test_a_clean_repeat_passes_at_another_batch_size_and_thread_count(count, batch, threads, stored):
+@pytest.mark.parametrize(
+    ("names", "count", "batch", "threads"),
+    # Drawing with two threads takes a minute where another process has one of two cores: `noise.json` has it.
+    [((*RUNS, STORED), 6, 3, 1), ((STORED,), 6, 6, 2), (("deepcache", "ours"), 9, 4, 1)],
+    ids=["batch-3", "threads-2", "batch-4"],
+)
+def test_a_clean_repeat_passes_at_another_batch_size_and_thread_count(names, count, batch, threads, stored):
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        assert not drifted(stored, *RUNS, STORED, count=count, batch=batch)
+        assert not drifted(stored, *names, count=count, batch=batch)
     finally:
         torch.set_num_threads(before)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -93,11 +94,11 @@ def compare(name: str, new: Scores, old: Scores, real: FeatureSet) -> list[Findi
     """The changes of a run's first n pictures, of as many as `new` has. `real`: the features of the real pictures."""
     n = len(new.clip_score)
     change = new.clip_score - old.clip_score[:n]
-    findings = [Finding(name, "clip_score", change.mean(), *interval_of_mean(change))]
+    findings = [Finding(name, "clip_score", float(change.mean()), *interval_of_mean(change))]
     if new.psnr is not None:
         error = 10 ** (-new.psnr / 10)
         low, high = interval_of_mean(error)
-        findings.append(Finding(name, "psnr", *(-10 * np.log10(value) for value in (error.mean(), high, low))))
+        findings.append(Finding(name, "psnr", *(-10 * math.log10(value) for value in (error.mean(), high, low))))
     whole = n == len(old.clip_score)
     for metric, distance, now, before in ((FID, fid, new.fid, old.fid), (KID, _kid, new.kid, old.kid)):
         value = now - (before if whole else distance(old.features[:n], real))
@@ -109,7 +110,7 @@ def compare(name: str, new: Scores, old: Scores, real: FeatureSet) -> list[Findi
 def limit_at(count: int, finding: Finding, limits: Limits) -> float:
     """The limit of a finding over `count` pictures."""
     limit, weight = limits[finding.run][finding.metric], COUNT / count
-    return limit - 10 * np.log10(weight) if finding.metric == "psnr" else limit * weight
+    return limit - 10 * math.log10(weight) if finding.metric == "psnr" else limit * weight
 
 
 def interval_of_mean(values: np.ndarray) -> Interval:
