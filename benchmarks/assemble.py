@@ -20,8 +20,7 @@ def assemble(spec: RunSpec, plan: Plan, workspace: Path, settings: Mapping[str, 
     """The record of a run whose pictures are scored. `settings`: how it was run ("batch", "workers", "processes")."""
     folder = workspace / spec.digest
     scored = {name: json.loads((folder / f"{name}.json").read_text()) for name in spec.prompts}
-    branches = 2 if models.load(spec).branch_guidance(spec.guidance) > 1 else 1
-    cells = macs_cells(plan, branches)
+    cells = macs_cells(plan, models.load(spec).branches(spec.guidance))
     absent = {} if "step_skip_share" in cells else {"step_skip_share": "nothing is skipped"}
     absent |= unscored(spec)
     if "latency" in spec.metrics:

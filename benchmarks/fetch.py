@@ -4,7 +4,6 @@ its place and moved there when it is whole; a fetch that was cut off goes on whe
 from __future__ import annotations
 
 import errno
-import fcntl
 import json
 import logging
 import pickle
@@ -17,6 +16,7 @@ from contextlib import contextmanager
 from fnmatch import fnmatch
 from pathlib import Path, PurePosixPath
 
+from filelock import FileLock, Timeout
 from huggingface_hub import HfApi
 from huggingface_hub.errors import (
     GatedRepoError,
@@ -214,11 +214,11 @@ def _alone(entry: Asset) -> Iterator[Path]:
     """The folder that an asset is put together in, for one process at a time."""
     work = entry.path.with_name(f".{entry.name}.part")
     work.mkdir(parents=True, exist_ok=True)
-    with work.with_suffix(".lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise BenchmarkError(f"{entry.name} is being fetched by another process; wait for it") from None
+    try:
+        claim = FileLock(work.with_suffix(".lock")).acquire(blocking=False)
+    except Timeout:
+        raise BenchmarkError(f"{entry.name} is being fetched by another process; wait for it") from None
+    with claim:
         yield work
 
 

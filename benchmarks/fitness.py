@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 from collections.abc import Callable, Sequence
@@ -18,16 +17,15 @@ from tqdm import tqdm
 
 from baselines import Plan
 from benchmarks import models
-from benchmarks.generate import pictures_at_once, sample
+from benchmarks.generate import BATCHES, pictures_at_once, sample
 from benchmarks.record import write_text
 from benchmarks.shards import ALONE, Shards
 from benchmarks.sources import source
-from benchmarks.spec import BenchmarkError, RunSpec, Setting, construct
+from benchmarks.spec import BenchmarkError, RunSpec, Setting, address, construct
 from dipgo import DipgoError, Sampler, Schedule, initial_noise, picture_seeds, rollout_together
 from dipgo.losses import consistency
 
 NOISE_SEED = 2_000_003  # apart from the seeds of any scored picture and of any training
-BATCHES = 2  # as many pictures are evaluated together as this many batches hold
 
 
 @dataclass(frozen=True)
@@ -212,8 +210,7 @@ def path_of(spec: RunSpec, folder: Path) -> Path:
     if "search" in spec.params:
         identity |= {"method": spec.method, "ratio": spec.params.get("ratio"), "search": dict(spec.params["search"])}
         identity |= {name: spec.params[name] for name in ("calls", "order") if name in spec.params}
-    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
-    return folder / f"{digest}.json"
+    return address(identity, folder)
 
 
 def _config(spec: RunSpec) -> FitnessConfig:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
@@ -15,17 +14,16 @@ from tqdm import tqdm
 
 from baselines import Plan
 from benchmarks import models
-from benchmarks.generate import pictures_at_once
+from benchmarks.generate import BATCHES, pictures_at_once
 from benchmarks.provenance import memory_meter
 from benchmarks.record import write_text
 from benchmarks.sources import source
-from benchmarks.spec import BenchmarkError, RunSpec, unknown
+from benchmarks.spec import BenchmarkError, RunSpec, address, unknown
 from benchmarks.training import NOISE_SEED
 from dipgo import LearnConfig, Pictures, Schedule, initial_noise, learn_forecast, picture_seeds
 
 PICTURES, PROMPTS, SEED = 16, "train", 0
 OWN = {"pictures", "prompts", "seed"}
-BATCHES = 2  # as many pictures run together as this many batches hold
 
 
 @dataclass(frozen=True)
@@ -49,7 +47,7 @@ def path_of(spec: RunSpec, folder: Path) -> Path:
     own = {"pictures": PICTURES, "prompts": PROMPTS, "seed": SEED}
     own |= {name: value for name, value in settings.items() if name in OWN}
     identity = {**spec.setting._asdict(), "calls": spec.params.get("calls"), **own, **asdict(_config(settings))}
-    return folder / f"{hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]}.json"
+    return address(identity, folder)
 
 
 def _config(settings: Mapping[str, Any], **usual: int) -> LearnConfig:

@@ -17,6 +17,7 @@ from benchmarks.spec import BenchmarkError, RunSpec
 from dipgo import gated, initial_noise, picture_seeds, rollout
 
 PIXELS_AT_ONCE = 2**20  # of one batch: 4 pictures of 512 x 512, as the authors' evaluation has it
+BATCHES = 2  # as many pictures run together in a search or a learning, unseen, as this many batches hold
 SHARED_NOISES = 4  # of the protocol "paper": its seed is set again before every batch of 4
 
 

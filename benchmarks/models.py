@@ -60,6 +60,10 @@ class Model:
         """The scale for the sampling loop: 1, so one branch, where the denoiser itself is told the scale."""
         return branch_guidance(self.denoiser, guidance)
 
+    def branches(self, guidance: float) -> int:
+        """Guidance branches of a call."""
+        return 2 if self.branch_guidance(guidance) > 1 else 1
+
     @torch.no_grad()
     def condition(self, captions: Sequence[str], guidance: float) -> Mapping[str, Any]:
         """The denoiser's conditioning as `rollout` takes it, for captions or, where it draws classes, their names."""

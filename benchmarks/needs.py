@@ -106,7 +106,7 @@ def branches(spec: RunSpec) -> int:
     """Guidance branches of a call."""
     if spec.profile != PROFILES[0]:
         return paper_model(spec.model).branches
-    return 2 if models.load(spec).branch_guidance(spec.guidance) > 1 else 1
+    return models.load(spec).branches(spec.guidance)
 
 
 def _share(spec: RunSpec, dense: Plan) -> float:

@@ -105,14 +105,19 @@ def _json(record: Record) -> str:
 
 
 def write_text(path: Path, text: str, *, sync: bool = True) -> None:
+    """`write_bytes` of a text in UTF-8."""
+    write_bytes(path, text.encode("utf-8"), sync=sync)
+
+
+def write_bytes(path: Path, content: bytes, *, sync: bool = True) -> None:
     """Writes `path` whole or not at all; a `BenchmarkError` of one line when the disk refuses. `sync` outlasts a
     power cut, and costs too much for many small files that can be made again."""
     temporary = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
-            file.write(text)
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
             if sync:
                 file.flush()
                 os.fsync(file.fileno())

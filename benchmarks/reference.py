@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+import io
 from dataclasses import dataclass
 from functools import cache
 from os import PathLike
@@ -18,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 
 from benchmarks.features import EFFLITE0, PAPER, Protocol, features, picture_files
 from benchmarks.fid import FeatureSet, feature_set
+from benchmarks.record import write_bytes
 from benchmarks.spec import BenchmarkError
 
 
@@ -56,16 +55,16 @@ class Reference:
         file = self.cache / f"{protocol.name}-{address}.npz"
         if not file.is_file():
             mu, sigma = feature_set(features(paths, protocol, self.network, real=True, device=device)).moments
-            with _whole(file) as part, part.open("wb") as opened:
-                np.savez(opened, mu=mu, sigma=sigma, protocol=np.array(protocol.name))
+            content = io.BytesIO()
+            np.savez(content, mu=mu, sigma=sigma, protocol=np.array(protocol.name))
+            write_bytes(file, content.getvalue())
         return file
 
 
 def save_features(path: str | PathLike, values: np.ndarray, protocol: Protocol = EFFLITE0) -> None:
     """Writes features [n, d] as a float16 safetensors file, whole or not at all."""
     narrow = feature_set(values).values.astype(np.float16)
-    with _whole(Path(path)) as part:
-        safetensors.numpy.save_file({"features": narrow}, part, metadata={"protocol": protocol.name})
+    write_bytes(Path(path), safetensors.numpy.save({"features": narrow}, metadata={"protocol": protocol.name}))
     _read.cache_clear()
 
 
@@ -94,18 +93,3 @@ def _read(path: Path) -> tuple[str, FeatureSet]:
 def _digest(path: str | Path) -> str:
     with Path(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-@contextmanager
-def _whole(path: Path) -> Iterator[Path]:
-    """A file to write beside `path`, renamed to it at the end; a `BenchmarkError` of one line when the disk refuses."""
-    part = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield part
-        os.replace(part, path)
-    except (OSError, SafetensorError) as error:
-        why = getattr(error, "strerror", None) or error
-        raise BenchmarkError(f"{path}: not written, nothing left behind: {why}") from error
-    finally:
-        part.unlink(missing_ok=True)

@@ -202,8 +202,10 @@ class Suite:
 
     def _task(self, spec: RunSpec, prompts: str) -> Task:
         dense = self.specs[spec.reference or spec.id]
-        batch = self.batch or pictures_at_once(spec.resolution)
-        return Task(spec, self.plan(spec), prompts, self._folder(spec), self._folder(dense), batch)
+        return Task(spec, self.plan(spec), prompts, self._folder(spec), self._folder(dense), self._batch(spec))
+
+    def _batch(self, spec: RunSpec) -> int:
+        return self.batch or pictures_at_once(spec.resolution)
 
     def _time(self, specs: Sequence[RunSpec]) -> None:
         """Latency of all runs that lack it, in turn with their dense references."""
@@ -222,11 +224,7 @@ class Suite:
             write_text(self._folder(spec) / "latency.json", json.dumps(rounds) + "\n")
 
     def _write_record(self, spec: RunSpec) -> None:
-        settings = {
-            "batch": self.batch or pictures_at_once(spec.resolution),
-            "workers": self.workers,
-            "processes": shards().count,
-        }
+        settings = {"batch": self._batch(spec), "workers": self.workers, "processes": shards().count}
         done = assemble(spec, self.plan(spec), self.workspace, settings)
         record.write(done, self.records, replace=True)
 

@@ -177,6 +177,11 @@ class RunSpec:
         return construct(cls, data, f"run {data.get('id', '(no id)')!r}")
 
 
+def address(identity: Mapping[str, Any], folder: Path) -> Path:
+    """The file in a folder that belongs to what these plain JSON values identify."""
+    return folder / f"{hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]}.json"
+
+
 def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     """`base` with `over` on top, table by table."""
     merged = dict(base)

@@ -22,10 +22,11 @@ def read_suite(path: Path | str, profile: str = PROFILES[0]) -> dict[str, dict[s
     data = read_toml(path)
     if profile not in PROFILES:
         raise unknown("profile", profile, PROFILES)
-    if profile != PROFILES[0] and OVERLAYS.get(profile, profile) not in data.get("profile", {}):
-        raise BenchmarkError(f"{path}: no [profile.{OVERLAYS.get(profile, profile)}]; this suite has no such profile")
     own = {"defaults": {}, "method": {}, "run": []} | data
-    overlay = own.pop("profile", {}).get(OVERLAYS.get(profile, profile), {})
+    overlays, name = own.pop("profile", {}), OVERLAYS.get(profile, profile)
+    if profile != PROFILES[0] and name not in overlays:
+        raise BenchmarkError(f"{path}: no [profile.{name}]; this suite has no such profile")
+    overlay = overlays.get(name, {})
     for tables, known in ((own, ("defaults", "method", "run")), (overlay, ("defaults", "method", "run", "model"))):
         for table in tables:
             if table not in known:

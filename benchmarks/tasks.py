@@ -80,7 +80,8 @@ def score(task: Task) -> None:
     """Make a task's pictures and score them; the scores are written last, as `<prompt set>.json`."""
     start, spec, own = perf_counter(), task.spec, source(task.spec.profile)
     paths, captions = draw(task), captions_of(spec, task.prompts)
-    metrics = [metric for metric in spec.metrics if metric not in unscored(spec)]
+    absent = unscored(spec)
+    metrics = [metric for metric in spec.metrics if metric not in absent]
     cells, samples = quality.score(
         paths,
         captions,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import json
 from collections.abc import Iterator, Mapping
@@ -22,7 +21,7 @@ from benchmarks.models import Model
 from benchmarks.provenance import memory_meter
 from benchmarks.record import write_text
 from benchmarks.sources import source
-from benchmarks.spec import RunSpec, unknown
+from benchmarks.spec import RunSpec, address, unknown
 from dipgo import Batch, Sampler, Schedule, TrainConfig, initial_noise, picture_seeds, train_pruner
 
 CHUNK = 25  # batches whose dense pictures are made together, which costs a fraction of one by one
@@ -52,8 +51,7 @@ def path_of(spec: RunSpec, settings: Mapping[str, Any], folder: Path) -> Path:
     for name, usual in (("unit", UNIT), ("prompts", PROMPTS)):
         if settings.get(name, usual) != usual:
             identity[name] = settings[name]
-    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
-    return folder / f"{digest}.json"
+    return address(identity, folder)
 
 
 def _config(settings: Mapping[str, Any]) -> TrainConfig:

@@ -16,21 +16,14 @@ import dipgo.__main__
 import tables.__main__
 from benchmarks import record
 from benchmarks.__main__ import SOME_ROWS_ABSENT
+from tests.suites import DEFAULTS
 
-SUITE = """
-[defaults]
-model = "emoji-sd"
-method = "dense"
-scheduler = "ddim"
-steps = 4
-guidance = 4.0
-resolution = 64
-dtype = "float32"
+SUITE = (
+    DEFAULTS
+    + """\
 prompts = ["held-out"]
 limit = 4
-seed = 0
 metrics = ["macs"]
-reference = "dense"
 [method.dipgo.train]
 steps = 2
 [[run]]
@@ -44,6 +37,7 @@ id = "ours"
 method = "dipgo"
 params = { ratio = 0.5 }
 """
+)
 COMMANDS = {"benchmarks": benchmarks.__main__.main, "dipgo": dipgo.__main__.main, "tables": tables.__main__.main}
 PUBLISHED = tables.__main__.HERE / "records"
 

@@ -18,21 +18,14 @@ from benchmarks.generate import sample
 from benchmarks.spec import BenchmarkError, Setting
 from dipgo import DipgoError, Schedule
 from dipgo.losses import consistency
+from tests.suites import DEFAULTS
 
-SUITE = """
-[defaults]
-model = "emoji-sd"
-method = "dense"
-scheduler = "ddim"
-steps = 4
-guidance = 4.0
-resolution = 64
-dtype = "float32"
+SUITE = (
+    DEFAULTS
+    + """\
 prompts = ["held-out"]
 limit = 2
-seed = 0
 metrics = ["macs", "search", "psnr"]
-reference = "dense"
 [[run]]
 id = "dense"
 metrics = ["macs"]
@@ -55,6 +48,7 @@ keep = 0.51
 width = 16
 checkpoint = false
 """
+)
 
 SETTING = Setting("embedded", "emoji-sd", "any", "float32", "plms", 5, 4.0, 64)
 

@@ -13,22 +13,15 @@ from tqdm import tqdm
 
 from benchmarks import latency, record
 from benchmarks.__main__ import main
+from tests.suites import DEFAULTS
 
 KILLS = 20
-SUITE = """
-[defaults]
-model = "emoji-sd"
-method = "dense"
-scheduler = "ddim"
-steps = 4
-guidance = 4.0
-resolution = 64
-dtype = "float32"
+SUITE = (
+    DEFAULTS
+    + """\
 prompts = ["seen", "held-out"]
 limit = 4
-seed = 0
 metrics = ["macs", "latency", "clip_score", "fid_efflite0", "kid_efflite0", "psnr", "ssim"]
-reference = "dense"
 [[run]]
 id = "dense"
 [[run]]
@@ -41,6 +34,7 @@ method = "random_search"
 params = { ratio = 0.5, search = { evaluations = 8, population = 2 }, fitness = { images = 2 } }
 metrics = ["macs", "search", "psnr"]
 """
+)
 TIMES = ("seconds", "speedup", "search_seconds", "evaluations_per_second")
 
 

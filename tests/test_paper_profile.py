@@ -19,22 +19,15 @@ from benchmarks.spec import BenchmarkError, RunSpec, Setting
 from benchmarks.zoo import zoo
 from tests.inceptions import save_noise
 from tests.pipelines import dit, stable_diffusion
+from tests.suites import DEFAULTS
 
 PROMPTS = ["a cat face", "a dog", "some fruit", "a dog face", "fruit, fruit"]
-SUITE = """
-[defaults]
-model = "emoji-sd"
-method = "dense"
-scheduler = "ddim"
-steps = 4
-guidance = 4.0
-resolution = 64
-dtype = "float32"
+SUITE = (
+    DEFAULTS
+    + """\
 prompts = ["seen", "held-out"]
 limit = 300
-seed = 0
 metrics = ["macs"]
-reference = "dense"
 [method.dipgo.train]
 steps = 36
 lr = 20.0
@@ -69,6 +62,7 @@ steps = 2
 checkpoint = true
 prompts = "diffusiondb"
 """
+)
 ENTRY = '[{name}]\nlicense = "any"\nnote = ""\n[[{name}.parts]]\nrepo = "{name}/{name}"\nbytes = 1\nfiles = {files}\n'
 FILES = {
     "sd15": ["model_index.json", "*/*.json", "*/*.safetensors"],

@@ -12,22 +12,15 @@ import pytest
 from benchmarks import record
 from benchmarks.fidelity import load
 from benchmarks.shards import ALONE, Shards
+from tests.suites import DEFAULTS
 
 ROOT = Path(__file__).parent.parent
-SUITE = """
-[defaults]
-model = "emoji-sd"
-method = "dense"
-scheduler = "ddim"
-steps = 4
-guidance = 4.0
-resolution = 64
-dtype = "float32"
+SUITE = (
+    DEFAULTS
+    + """\
 prompts = ["seen"]
 limit = 5
-seed = 0
 metrics = ["macs", "clip_score", "psnr"]
-reference = "dense"
 [[run]]
 id = "dense"
 [[run]]
@@ -44,6 +37,7 @@ id = "impossible"
 method = "random_search"
 params = { ratio = 0.99, search = { evaluations = 7, population = 4 }, fitness = { images = 2 } }
 """
+)
 
 
 def run(folder: Path, processes: int) -> tuple[int, str]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +21,7 @@ from benchmarks.drift.paired_set import LEARNED, PROMPTS, RUNS, STORED, Scores
 from benchmarks.fidelity import read as read_picture
 from benchmarks.generate import image_paths
 from benchmarks.provenance import ROOT, provenance
-from benchmarks.record import write_text
+from benchmarks.record import write_bytes, write_text
 from benchmarks.spec import BenchmarkError
 from dipgo import DipgoError, Schedule
 
@@ -117,7 +116,7 @@ def update(reason: str, folder: Path = FOLDER, records: Path = RECORDS, count: i
         },
     }
     for name, content in sheets.items():
-        _write_bytes(folder / name, content)
+        write_bytes(folder / name, content)
     write_text(folder / INDEX, json.dumps(index, indent=1) + "\n")
 
 
@@ -136,15 +135,3 @@ def _sheet(paths: list[Path]) -> bytes:
     data = io.BytesIO()
     sheet.save(data, "PNG", optimize=True)
     return data.getvalue()
-
-
-def _write_bytes(path: Path, content: bytes) -> None:
-    part = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part.write_bytes(content)
-        os.replace(part, path)
-    except OSError as error:
-        raise BenchmarkError(f"{path}: not written: {error.strerror or error}; free some space") from error
-    finally:
-        part.unlink(missing_ok=True)
