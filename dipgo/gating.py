@@ -37,18 +37,21 @@ class _CallHook(ModelHook):
 
     def new_forward(self, module: nn.Module, *args: Any, **kwargs: Any) -> Any:
         run, call = self.run, self.run.call
-        self._refuse_separate_branches(kwargs["timestep"] if "timestep" in kwargs else args[1])
+        self._compare_first_timesteps(kwargs["timestep"] if "timestep" in kwargs else args[1])
         run.trace.ran[call] = self.entered[call]
         if self.entered[call]:
             run.begin()
             # In call 0 no gate has a say, so there is no gradient to keep anything for.
             recompute = self.checkpoint and call > 0 and torch.is_grad_enabled()
             output = (self._recomputed if recompute else self.fn_ref.original_forward)(*args, **kwargs)
-            run.memory[OUTPUT] = output
+            if call + 1 < run.calls and not self.entered[call + 1]:
+                run.memory[OUTPUT] = output
         else:
             run.trace.outcomes[call] = np.where(run.execution.reused[call], Outcome.REUSED, Outcome.DEAD)
             output = run.memory[OUTPUT]
         run.advance()
+        if run.entered == 0:
+            refuse_separate_branches(run)
         return output
 
     def _recomputed(self, *args: Any, **kwargs: Any) -> Any:
@@ -73,22 +76,28 @@ class _CallHook(ModelHook):
         output, run.memory = tree_unflatten(list(leaves_after), form_after)
         return output
 
-    def _refuse_separate_branches(self, timestep: Any) -> None:
-        """No sampler calls twice at its first timestep, but a pipeline with one guidance pass after the other does.
-
-        Its branches would take turns in one cache, unnoticed, since their calls add up to full trajectories.
-        """
+    def _compare_first_timesteps(self, timestep: Any) -> None:
+        """On the device, where the outcome stays until the trajectory is through: to read it means to wait."""
         run = self.run
         if run.branches > 1 or run.entered > 1:
             return
-        timestep = float(torch.as_tensor(timestep).flatten()[0])
+        timestep = torch.as_tensor(timestep).flatten()[0]
         if run.entered == 0:
             run.first_timestep = timestep
-        elif timestep == run.first_timestep:
-            raise DipgoError(
-                "the denoiser was called twice at its first timestep: this pipeline passes the guidance branches one "
-                "after the other; give gated(..., calls_per_step=2)"
-            )
+        else:
+            run.twice_at_first = timestep == run.first_timestep
+
+
+def refuse_separate_branches(run: Trajectory) -> None:
+    """No sampler calls twice at its first timestep, but a pipeline with one guidance pass after the other does.
+
+    Its branches would take turns in one cache, unnoticed, since their calls add up to full trajectories.
+    """
+    if run.twice_at_first is not None and run.twice_at_first:
+        raise DipgoError(
+            "the denoiser was called twice at its first timestep: this pipeline passes the guidance branches one "
+            "after the other; give gated(..., calls_per_step=2)"
+        )
 
 
 class _SiteHook(ModelHook):
@@ -109,6 +118,10 @@ class _SiteHook(ModelHook):
             # Of a dead block: a stand-in of the right shape that nobody reads.
             value = self._reused(past) if reused else past[0]
             return add(value, residual(module, args, kwargs)) if self.delta else value
+        if run.hard and not run.kept[call, self.index]:
+            run.trace.outcomes[call, self.index] = Outcome.COMPUTED
+            run.memory.pop(self.name, None)
+            return self.fn_ref.original_forward(*args, **kwargs)
         shortcut = getattr(module, "conv_shortcut", None) if self.delta else None
         # At a gate of exactly 1 no gradient reaches the new value: its backward pass is spared, but for a shortcut's.
         wasted = gates is not None and shortcut is None and run.fully_reused[call, self.index]
@@ -184,6 +197,7 @@ def gated(
     finally:
         run.left = True
     if run.entered:
+        refuse_separate_branches(run)
         raise PartialTrajectory(
             f"the denoiser was called {run.entered} times of {run.calls * run.branches} in its last run; "
             "is the schedule for another scheduler or step count?"

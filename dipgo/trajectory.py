@@ -37,7 +37,8 @@ class Trajectory:
         self.calls, self.branches = len(gates.reuse if self.hard else gates), calls_per_step
         self.trace = Trace(graph.sites, self.calls)
         self.entered = 0
-        self.first_timestep: float | None = None
+        self.first_timestep: torch.Tensor | None = None
+        self.twice_at_first: torch.Tensor | None = None
         self.last: list[dict[Any, Any]] = [{} for _ in range(calls_per_step)]
         self.soft = None if self.hard else gates
         self.fully_reused = None if self.hard else (gates.detach() == 1).cpu().numpy()
@@ -46,6 +47,7 @@ class Trajectory:
         self.row: Row = (None, None)
         self.left = False  # the context
         self.execution = graph.execute(gates) if self.hard else _as_hard(graph, gates)
+        self.kept = _read_later(self.execution, self.depth) if self.hard else None
 
     @property
     def call(self) -> int:
@@ -81,6 +83,17 @@ class Trajectory:
         if self.entered == self.calls * self.branches:  # a full trajectory: the next one starts afresh
             self.entered = 0
             self.last = [{} for _ in range(self.branches)]
+
+
+def _read_later(execution: Execution, depth: int) -> np.ndarray:
+    """Bool [calls, sites]: whether a value that is computed there is among the last `depth` in a call that reads them,
+    be it only as a stand-in of the right shape. To keep more would cost memory, and the time to find new."""
+    gaps = np.cumsum(execution.computed, axis=0)
+    calls, sites = np.nonzero(~execution.computed & execution.entered[:, None])
+    read = np.zeros((len(gaps) + 1, gaps.shape[1]), dtype=bool)
+    for k in range(depth):
+        read[np.maximum(gaps[calls, sites] - k, 0), sites] = True
+    return execution.computed & np.take_along_axis(read, gaps, axis=0)
 
 
 def _as_hard(graph: BlockGraph, gates: torch.Tensor) -> Execution | None:
