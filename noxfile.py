@@ -8,6 +8,7 @@ nox -s reproduce-table1 -- --profile paper    the same on the paper's own models
 nox -s doctor -- --profile paper --table 1    say what a table needs here and what would supply it
 nox -s fetch -- sd15 parti         download assets of the paper profile
 nox -s drift                       compare pictures and scores with stored ones; -- --update --reason TEXT renews them
+nox -s gpu-pack                    on a GPU, in 8 minutes: seconds of the paper's models, with random weights
 nox -s tests                       run the tests
 nox -s lint                        check style
 nox -s render                      render the tables from their records, measuring nothing
@@ -116,6 +117,13 @@ def fetch(session: nox.Session) -> None:
 def drift(session: nox.Session) -> None:
     """Compare the zoo's pictures and scores with the stored ones."""
     run(session, "benchmarks", "drift", *session.posargs)
+
+
+@nox.session(name="gpu-pack", venv_backend="none")
+def gpu_pack(session: nox.Session) -> None:
+    """Time the paper's models at full size, with random weights, on a GPU, and render what came out."""
+    run(session, "benchmarks", "gpu-pack", *session.posargs, success_codes=[0, SOME_ROWS_ABSENT])
+    run(session, "tables", "render", "gpu")
 
 
 @nox.session(venv_backend="none")

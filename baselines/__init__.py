@@ -12,9 +12,11 @@ from baselines import (
     genetic_search,
     kept_timesteps,
     learned_forecast,
+    random_scores,
     random_search,
     step_search,
     step_skip,
+    stored_schedule,
 )
 from baselines.context import Fitness, Plan, PlanContext
 from dipgo.errors import unknown
@@ -26,6 +28,8 @@ METHODS: dict[str, Callable[[PlanContext], Plan]] = {
     "step_search": step_search.plan,
     "deepcache": deepcache.plan,
     "dipgo": dipgo.plan,
+    "random_scores": random_scores.plan,
+    "stored_schedule": stored_schedule.plan,
     "random_search": random_search.plan,
     "genetic_search": genetic_search.plan,
     "kept_timesteps": kept_timesteps.plan,

@@ -1,6 +1,7 @@
 """`python -m benchmarks run SUITE`: measure the runs of a table and write their records.
 `python -m benchmarks doctor`: what a table needs here. `python -m benchmarks fetch`: download what it lacks.
 `python -m benchmarks drift`: whether pictures and scores are still what they were.
+`python -m benchmarks gpu-pack`: on a GPU, the seconds of the paper's models at full size, with random weights.
 `python -m benchmarks macs`: count the MACs of the paper's tables, or of any schedule, without weights."""
 
 from __future__ import annotations
@@ -59,6 +60,9 @@ def main(arguments: list[str] | None = None) -> int:
     drift.add_argument(
         "--records", nargs=2, type=Path, metavar="FILE", help="compare two records instead, by MLPerf's tolerances"
     )
+    pack = commands.add_parser("gpu-pack", help="what only a GPU shows of the paper's tables, with random weights")
+    pack.add_argument("--minutes", type=float, default=8, help="nothing begins later; default: 8")
+    pack.add_argument("--records", type=Path, default=ROOT / "tables" / "records" / "gpu", help="where records go")
     macs = commands.add_parser("macs", help="count MACs of the paper's denoisers, without weights: all its tables")
     macs.add_argument("--model", help="only one run of this denoiser, such as sd15")
     macs.add_argument("--scheduler", default="ddim", choices=SCHEDULERS, help="of that run")
@@ -162,6 +166,15 @@ def _drift(options: argparse.Namespace) -> int:
     return command.main(options)
 
 
+def _gpu_pack(options: argparse.Namespace) -> int:
+    from benchmarks.gpu_pack import read_pack, run  # it imports torch
+
+    absent = run(read_pack(), options.minutes, ROOT / "tables" / "records", options.records)
+    for name, reason in absent.items():
+        print(f"error: {name}: {reason}", file=sys.stderr)
+    return SOME_ROWS_ABSENT if absent else 0
+
+
 def _macs(options: argparse.Namespace) -> int:
     if options.model is None:
         if options.schedule or options.json:
@@ -178,7 +191,14 @@ def _macs(options: argparse.Namespace) -> int:
     return 0
 
 
-COMMANDS = {"run": _run, "doctor": _doctor, "fetch": _fetch, "drift": _drift, "macs": _macs}
+COMMANDS = {
+    "run": _run,
+    "doctor": _doctor,
+    "fetch": _fetch,
+    "drift": _drift,
+    "gpu-pack": _gpu_pack,
+    "macs": _macs,
+}
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
 from tqdm import tqdm
 
 from baselines import Plan
+from benchmarks.compiled import compiled
 from benchmarks.models import Model
 from benchmarks.timing import ROUNDS, WARM_UP_ROUNDS, Stopwatch
 from dipgo import gated, initial_noise, picture_seeds, rollout
@@ -16,12 +18,13 @@ from dipgo import gated, initial_noise, picture_seeds, rollout
 
 @dataclass(frozen=True)
 class Timed:
-    """What is timed: one picture of a caption by a model under a plan."""
+    """What is timed: one picture of a caption by a model under a plan, its denoiser's blocks `compiled` or not."""
 
     model: Model
     plan: Plan
     caption: str
     guidance: float
+    compiled: bool = False
 
 
 @torch.no_grad()
@@ -30,22 +33,28 @@ def time_once(timed: Timed) -> dict[str, float]:
     model, plan, seeds = timed.model, timed.plan, picture_seeds(0, [0])
     noise = initial_noise(seeds, model.latent_shape).to(model.device)
     denoiser, whole = Stopwatch(model.device), Stopwatch(model.device)
-    whole.start()
-    conditioning = model.condition([timed.caption], timed.guidance)
-    with gated(model.denoiser, plan.costs.graph, plan.schedule), denoiser.on(model.denoiser):
-        latents = rollout(
-            model.denoiser, plan.sampler, noise, conditioning, model.branch_guidance(timed.guidance), seeds
-        )
-    model.decode(latents)
-    whole.stop()
+    with compiled(model.denoiser, plan.schedule.sites) if timed.compiled else nullcontext():
+        whole.start()
+        conditioning = model.condition([timed.caption], timed.guidance)
+        with gated(model.denoiser, plan.costs.graph, plan.schedule), denoiser.on(model.denoiser):
+            latents = rollout(
+                model.denoiser, plan.sampler, noise, conditioning, model.branch_guidance(timed.guidance), seeds
+            )
+        model.decode(latents)
+        whole.stop()
     return {"denoiser": denoiser.seconds(), "end_to_end": whole.seconds()}
 
 
-def measure(rows: Mapping[str, Timed]) -> dict[str, list[dict[str, float]]]:
-    """For each row, the seconds of `ROUNDS` runs; every round runs all rows once, after a warm-up round."""
+def measure(
+    rows: Mapping[str, Timed], rounds: int = ROUNDS, over: Callable[[], bool] = lambda: False
+) -> dict[str, list[dict[str, float]]]:
+    """For each row, the seconds of `rounds` runs; every round runs all rows once, after a warm-up round. No run begins
+    when the time is `over`: then there are fewer, or none."""
     seconds: dict[str, list[dict[str, float]]] = {name: [] for name in rows}
-    turns = [(number, name) for number in range(-WARM_UP_ROUNDS, ROUNDS) for name in rows]
+    turns = [(number, name) for number in range(-WARM_UP_ROUNDS, rounds) for name in rows]
     for number, name in tqdm(turns, desc="latency, batch 1", unit="run"):
+        if over():
+            break
         once = time_once(rows[name])
         if number >= 0:
             seconds[name].append(once)

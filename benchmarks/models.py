@@ -3,6 +3,7 @@ is in their records, not here."""
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
@@ -79,6 +80,13 @@ def load(setting: RunSpec | Setting) -> Model:
     """A setting's model, in its dtype on this process's device, once a process. Raises `BenchmarkError` for weights
     that are missing or tampered with, `DipgoError` where no family describes the denoiser."""
     return _load(setting.profile, setting.model, setting.dtype)
+
+
+def forget() -> None:
+    """Drop what `load` keeps, so that another model finds the memory free."""
+    _load.cache_clear()
+    gc.collect()
+    torch.cuda.empty_cache()
 
 
 @cache

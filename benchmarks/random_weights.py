@@ -31,19 +31,26 @@ T5_LONGEST, CLIP_LONGEST = 512, 77  # tokens
 Changes = Mapping[str, Any]
 
 
-def pipeline(name: str, dtype: torch.dtype = torch.float32, seed: int = 0, **changes: Changes) -> DiffusionPipeline:
-    """A model of the paper as its pipeline of diffusers on the CPU, frozen, its denoiser and text encoders in `dtype`.
+def pipeline(
+    name: str,
+    dtype: torch.dtype = torch.float32,
+    seed: int = 0,
+    device: torch.device | str = "cpu",
+    **changes: Changes,
+) -> DiffusionPipeline:
+    """A model of the paper as its pipeline of diffusers, frozen, its denoiser and text encoders in `dtype`.
 
-    Equal seeds give equal weights; torch's own generator stays as it was. `changes` to the configuration of a part, by
-    the part's name, make smaller ones: `unet={"sample_size": 8}`. Raises `BenchmarkError` for an unknown name.
+    Equal seeds give equal weights. They are drawn on the `device`; buffers stay on the CPU. torch's own generator
+    stays as it was. `changes` to the configuration of a part, by the part's name, make smaller ones:
+    `unet={"sample_size": 8}`. Raises `BenchmarkError` for an unknown name.
     """
     pipeline = without_values(name, dtype, **changes)
     generator = torch.Generator().manual_seed(seed)
-    noise = torch.empty(PERIOD).uniform_(-1, 1, generator=generator).repeat(2)
+    noise = torch.empty(PERIOD).uniform_(-1, 1, generator=generator).repeat(2).to(device)
     for part in _modules(pipeline):
         for module in part.modules():
             for key, values in module.named_parameters(recurse=False):
-                drawn = torch.empty(values.shape, dtype=values.dtype)
+                drawn = torch.empty(values.shape, dtype=values.dtype, device=device)
                 _draw(drawn, key, noise, int(torch.randint(PERIOD, (), generator=generator)))
                 setattr(module, key, nn.Parameter(drawn, requires_grad=False))
         _tie(part)

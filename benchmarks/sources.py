@@ -16,6 +16,7 @@ from benchmarks import assets, datasets, quality, random_weights
 from benchmarks.features import EFFLITE0
 from benchmarks.paper_configs import paper_model
 from benchmarks.reference import Reference
+from benchmarks.shards import shards
 from benchmarks.spec import PROFILES, BenchmarkError, unknown
 from benchmarks.zoo import zoo
 
@@ -34,7 +35,7 @@ class Source(Protocol):
         the fields of a `RunSpec`."""
 
     def pipeline(self, model: str, dtype: torch.dtype) -> Any:
-        """A diffusers pipeline on the CPU, its denoiser and text encoders in `dtype`, its decoder in float32."""
+        """A diffusers pipeline, its denoiser and text encoders in `dtype`, its decoder in float32; wherever it lies."""
 
     def captions(self, prompts: str, model: str) -> list[str]:
         """The captions of a prompt set or, of one of classes, their names as the model knows them."""
@@ -154,7 +155,7 @@ class RandomWeights:
         return "random"
 
     def pipeline(self, model: str, dtype: torch.dtype) -> Any:
-        return sliced(random_weights.pipeline(model, dtype))
+        return sliced(random_weights.pipeline(model, dtype, device=shards().device))
 
     def captions(self, prompts: str, model: str) -> list[str]:
         if prompts == Paper.CLASSES:

@@ -16,11 +16,10 @@ from benchmarks import models, random_weights
 from benchmarks.models import Model
 from benchmarks.shards import shards
 from benchmarks.spec import BenchmarkError, Setting
-from dipgo import Sampler, Schedule, gated, initial_noise, picture_seeds, rollout, select_schedule
+from dipgo import Sampler, Schedule, gated, initial_noise, picture_seeds, rollout
 
 CAPTION = "sunflower, fluent"
 GUIDANCE = 4.0
-TOLERANCE = 0.05  # of a pruned ratio: few calls leave few ratios to choose from, and the one reached is what counts
 SEEDS = picture_seeds(0, [0])
 
 
@@ -58,12 +57,8 @@ class Case:
         return Plan(self.sampler, Schedule(context.graph.sites, reuse), context.costs)
 
     def pruned(self, ratio: float, seed: int = 1) -> Plan:
-        """Algorithm 1 on random scores. A learned schedule leaves out most of its blocks in whole calls, so a call's
-        blocks share the greater part of their scores; the rest differs, and splits calls."""
-        costs, random = self.model.costs, np.random.default_rng(seed)
-        shape = self.sampler.calls, len(costs.graph.sites)
-        scores = (2 * random.random((shape[0], 1)) + random.random(shape)) / 3
-        return Plan(self.sampler, select_schedule(scores, ratio, costs, tolerance=TOLERANCE), costs)
+        """Algorithm 1 on random scores."""
+        return self.plan("random_scores", ratio=ratio, seed=seed)
 
     def gated(self, plan: Plan | None) -> Any:
         """The context in which the denoiser follows a plan; without one it stays as diffusers made it."""

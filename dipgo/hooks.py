@@ -36,4 +36,6 @@ def _unhook(module: nn.Module, name: str) -> None:
     registry = module._diffusers_hook
     registry.remove_hook(name, recurse=False)
     if not registry.hooks:
-        del module._diffusers_hook, module.forward  # the class's own forward shows again
+        del module._diffusers_hook
+        if getattr(module.forward, "__func__", None) is type(module).forward:
+            del module.forward  # it was set to what the class says anyway

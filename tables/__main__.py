@@ -1,7 +1,7 @@
 """`python -m tables render [NAME ...]`: records into tables/out, or with --check a comparison with it.
 
-A name is a table's, `claims` or `macs`. Records and tables of the embedded profile lie in the folders themselves, those
-of another in a folder of its name; a table without a record in such a profile is left out.
+A name is a table's, `claims`, `macs` or `gpu`. Records and tables of the embedded profile lie in the folders
+themselves, those of another in a folder of its name; what has no record in such a profile, or of a GPU, is left out.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from pathlib import Path
 
 from benchmarks.record import write_text
 from benchmarks.spec import PROFILES, BenchmarkError
+from tables.gpu import GPU, render_gpu
 from tables.ledger import LEDGER, render_claims
 from tables.load import HERE, folder_of, names
 from tables.macs import MACS, render_macs
@@ -22,7 +23,7 @@ from tables.render import render
 
 log = logging.getLogger("tables")
 
-OTHERS = {LEDGER: render_claims, MACS: lambda records: render_macs()}
+OTHERS = {LEDGER: render_claims, MACS: lambda records: render_macs(), GPU: render_gpu}
 """What is rendered besides the tables, by name."""
 
 
@@ -48,7 +49,10 @@ def _rendered(options: argparse.Namespace) -> Iterator[tuple[str, Path, str]]:
             for file, text in files.items():
                 yield name, folder_of(profile, options.out) / file, text
     for name in (name for name in OTHERS if every or name in options.names):
-        for file, text in OTHERS[name](options.records).items():
+        files = OTHERS[name](options.records)
+        if options.names and not files:
+            raise BenchmarkError(f"{options.records}: no record of {name}; measure it first")
+        for file, text in files.items():
             yield name, options.out / file, text
 
 
