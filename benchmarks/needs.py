@@ -10,31 +10,34 @@ from typing import Any
 from tabulate import tabulate
 
 from baselines import Plan, PlanContext, method
-from benchmarks import fitness, models, paper_models, training
+from benchmarks import fitness, forecasts, models, paper_models, training
 from benchmarks.cells import macs_cells
 from benchmarks.datasets import LENGTHS
 from benchmarks.generate import image_paths
 from benchmarks.paper_configs import paper_model
 from benchmarks.sources import source
 from benchmarks.spec import PROFILES, BenchmarkError, RunSpec, unknown
-from benchmarks.tasks import PRUNERS, SEARCHES
-from dipgo import Sampler, TrainConfig
+from benchmarks.tasks import FORECASTS, PRUNERS, SEARCHES
+from dipgo import LearnConfig, Sampler, TrainConfig
 
-FROM_PICTURES = ("dipgo", "random_search", "genetic_search", "kept_timesteps")  # their schedules come from pictures
+FROM_PICTURES = {"train", "learn", "search", "of"}  # params of methods whose schedules come from pictures
 COSTLY = ("steps", "accumulate", "checkpoint")  # what of a training's settings decides its cost
+TRIED = ("rounds", "memory", "shift")  # and of a learning's
 TERA, PETA = 1e12, 1e15
 NOTES = """\
 calls: of the denoiser, a picture. TMACs: of a picture, all operations, calls and guidance branches; ~ is the target of
-  a schedule that is not known yet. PMACs: of what is left to make, a training or search in the first run that needs it.
+  a schedule that is not known yet. PMACs: of what is left to make; trainings, learnings and searches stand in the first
+  run that needs them.
 A training takes, of each of its pictures, the dense run, a forward pass of all blocks, a backward pass (as much again,
-  since the weights are frozen) and, with checkpoints, another forward pass.
+  since the weights are frozen) and, with checkpoints, another forward pass. Learnings and searches: every schedule that
+  they may try, in full.
 Text encoders, decoders, judges and the timing of latency come on top."""
 
 
 @dataclass(frozen=True)
 class Need:
-    """What is left of a run. `macs` of one picture, exact or `about`; `preparing`: MACs of the training or search that
-    it is the first to need. `assets`: names."""
+    """What is left of a run. `macs` of one picture, exact or `about`; `preparing`: MACs of the training, learning or
+    search that it is the first to need. `assets`: names."""
 
     spec: RunSpec
     calls: int
@@ -58,14 +61,14 @@ def needs(specs: Sequence[RunSpec], workspace: Path) -> list[Need]:
     for spec in specs:
         dense = _plan(spec, "dense", {})
         whole = _macs(spec, dense)
-        known = spec.method not in FROM_PICTURES
+        known = FROM_PICTURES.isdisjoint(spec.params)
         macs = _macs(spec, _plan(spec, spec.method, spec.params)) if known else whole * _share(spec, dense)
         counts = [min(spec.limit, size(spec, name)) for name in spec.prompts]
         folders = [workspace / spec.digest / name for name in spec.prompts]
         made = sum(path.exists() for folder, n in zip(folders, counts, strict=True) for path in image_paths(folder, n))
         pictures = sum(counts)
         preparing = 0.0
-        for path, cost in _preparations(spec, workspace, whole):
+        for path, cost in _preparations(spec, workspace, whole, dense):
             preparing += 0.0 if path in seen else cost
             seen.add(path)
         if spec.digest in seen:
@@ -113,25 +116,32 @@ def _share(spec: RunSpec, dense: Plan) -> float:
     """The target of a schedule that is not known yet, as a share of the dense run's MACs."""
     if "ratio" in spec.params:
         return 1 - spec.params["ratio"]
-    return spec.params["calls"] / dense.sampler.calls
+    return spec.params.get("calls", dense.sampler.calls) / dense.sampler.calls
 
 
-def _preparations(spec: RunSpec, workspace: Path, dense: float) -> list[tuple[Path, float]]:
-    """The training and the search that a run starts from and that are not through, by file, with their MACs. Of a
-    search every evaluation is charged in full, although what schedules have in common runs once."""
-    found = []
+def _preparations(spec: RunSpec, workspace: Path, whole: float, dense: Plan) -> list[tuple[Path, float]]:
+    """The training, the learning and the search that a run starts from and that are not through, by file, with their
+    MACs. Every schedule that a search or a learning may try is charged in full, although what schedules have in common
+    runs once. `whole`: MACs of a picture of the `dense` run."""
+    found, share = [], _share(spec, dense)
     if "train" in spec.params:
         path, settings = training.path_of(spec, spec.params["train"], workspace / PRUNERS), spec.params["train"]
         config = replace(TrainConfig(), **{key: settings[key] for key in COSTLY if key in settings})
         pictures = config.steps * config.accumulate * settings.get("batch", training.BATCH)
         if not path.exists():
-            found.append((path, pictures * dense * (4 if config.checkpoint else 3)))
+            found.append((path, pictures * whole * (4 if config.checkpoint else 3)))
+    if "learn" in spec.params:
+        path, settings = forecasts.path_of(spec, workspace / FORECASTS), spec.params["learn"]
+        config = replace(LearnConfig(), **{key: settings[key] for key in TRIED if key in settings})
+        tried = config.rounds * share * dense.sampler.calls * (config.memory + 2 * config.shift)
+        if not path.exists():
+            found.append((path, settings.get("pictures", forecasts.PICTURES) * whole * (1 + tried * share)))
     if "search" in spec.params:
         path = fitness.path_of(spec, workspace / SEARCHES)
         images = spec.params["fitness"]["images"]
-        evaluated = spec.params["search"]["evaluations"] * (1 - spec.params["ratio"])
+        evaluated = spec.params["search"]["evaluations"] * share
         if not fitness.read_journal(path).finished:
-            found.append((path, images * dense * (1 + evaluated)))
+            found.append((path, images * whole * (1 + evaluated)))
     return found
 
 

@@ -51,7 +51,7 @@ class LearnConfig:
     together: int = 200
 
     def __post_init__(self) -> None:
-        for name, least in (("memory", self.order + 1), ("rounds", 1), ("shift", 0), ("together", 1)):
+        for name, least in (("memory", self.order + 1), ("rounds", 0), ("shift", 0), ("together", 1)):
             if getattr(self, name) < least:
                 raise DipgoError(f"learn.{name} is {getattr(self, name)}; it must be at least {least}")
 

@@ -31,12 +31,14 @@ below it that decides does, and **does not hold here** where one fails: a differ
 *no difference*, and better it is not. It is **not testable here** where a record is missing, or where an interval
 includes the margin that it is held against. The verdicts are computed from the records; none is written down.
 """
+BEYOND = "## Beyond the paper\n\nForecasting instead of holding, and Ours+, which learns when to compute and how.\n"
 NOTES = (
     "*Held*: how many of the claim's comparisons hold. Of many some fail by chance, so read how many do.",
     "*The comparison that decides*: of those that gave the verdict, the one whose interval ends least inside, or "
     "farthest outside, of what the claim asks, relative to the value that it is held against.",
     "Difference: ours − theirs on the same prompts and noises [95 % interval]: a paired bootstrap over prompts; where "
-    "a side is the mean of several trainings, a t interval over training seeds.",
+    "a side is the mean of several trainings, a t interval over training seeds; of KID, unpaired, from the "
+    "intervals of both.",
     "Effect: that difference in standard deviations of what its interval runs over (Cohen's d).",
     "Ratio (×): ours / theirs, with quartiles of the timed repeats where there are any.",
     "*The paper*: what it prints for the same two rows, ours / theirs, on its own model and prompts.",
@@ -149,12 +151,15 @@ def _section(verdict: Verdict) -> str:
 def markdown(by_profile: dict[str, list[Verdict]]) -> str:
     here = next(iter(by_profile.values()))
     headers = ["#", "Claim", *(f"{profile} profile".capitalize() for profile in by_profile), *SUMMARY]
-    holds, fails, neither = (sum(each.text == text for each in here) for text in MARKS)
-    counts = (
-        f"Of {len(here)} claims, on the embedded profile: **{holds} hold, {fails} do not, {neither} not testable**.\n"
-    )
-    grid = _grid(map(_line, zip(*by_profile.values(), strict=True)), headers)
-    parts = [f"# {TITLE}\n{TEXT}", counts, grid + "\n", "\n".join(f"- {note}" for note in NOTES) + "\n"]
+    parts = [f"# {TITLE}\n{TEXT}"]
+    for beyond, heading in ((False, ""), (True, f"{BEYOND}\n")):
+        claims = [same for same in zip(*by_profile.values(), strict=True) if same[0].claim.beyond == beyond]
+        holds, fails, neither = (sum(same[0].text == text for same in claims) for text in MARKS)
+        counts = f"**{holds} hold, {fails} do not, {neither} not testable**"
+        if claims:
+            parts += [f"{heading}Of {len(claims)} claims, on the embedded profile: {counts}.\n"]
+            parts += [_grid(map(_line, claims), headers) + "\n"]
+    parts.append("\n".join(f"- {note}" for note in NOTES) + "\n")
     for profile, verdicts in by_profile.items():
         measured = any(each.outcome != "missing" for verdict in verdicts for each in verdict.findings)
         if verdicts is here or measured:

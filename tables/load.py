@@ -13,7 +13,7 @@ from benchmarks import record
 from benchmarks.record import Record
 from benchmarks.spec import OVERLAYS, PROFILES, BenchmarkError, construct, merge, profiled, read_toml, unknown
 from benchmarks.suite import read_suite
-from tables.spec import EMBEDDED, Column, Dataset, Fact, Group, PaperColumn, Row, Table
+from tables.spec import CONTROL, EMBEDDED, Column, Contest, Dataset, Fact, Group, PaperColumn, Row, Table
 
 HERE = Path(__file__).parent
 SUITES = HERE.parent / "benchmarks" / "suites"
@@ -52,18 +52,27 @@ def _pick(names: list[Any], defined: Mapping[str, Column], where: str) -> tuple[
 
 
 def _read(path: Path, profile: str) -> dict[str, Any]:
-    """A spec's tables as a profile has them; `[profile.NAME.group.TITLE]` holds what differs in a group."""
+    """A spec's tables as a profile has them; `[profile.NAME.group.TITLE]` holds what differs in a group, and so does
+    `[profile.NAME.compare.TITLE]` in a comparison."""
     base = read_toml(path)
     data = profiled(base, profile)
     if profile != EMBEDDED and OVERLAYS.get(profile, profile) not in base.get("profile", {}):
         raise BenchmarkError(f"{path}: nothing for the {profile} profile; this table has no such profile")
-    groups = {group.get("title", ""): group for group in base.get("group", [])}
-    if isinstance(data.get("group"), Mapping):
-        for title in data["group"]:
-            if title not in groups:
-                raise BenchmarkError(f"{path}: {unknown('group', title, groups)}")
-        data["group"] = [merge(group, data["group"].get(title, {})) for title, group in groups.items()]
+    for key in ("group", "compare"):
+        items = {item.get("title", ""): item for item in base.get(key, [])}
+        if isinstance(data.get(key), Mapping):
+            for title in data[key]:
+                if title not in items:
+                    raise BenchmarkError(f"{path}: {unknown(key, title, items)}")
+            data[key] = [merge(item, data[key].get(title, {})) for title, item in items.items()]
     return data
+
+
+def _row(fields: Mapping[str, Any], where: str) -> Row:
+    """Controls that stand in no group are one."""
+    controls = fields.get("controls", {})
+    controls = controls if isinstance(controls, Mapping) else {CONTROL: controls}
+    return construct(Row, {**fields, "controls": {name: tuple(runs) for name, runs in controls.items()}}, where)
 
 
 def load_table(name: str, folder: Path = HERE / "specs", profile: str = EMBEDDED) -> Table:
@@ -77,14 +86,11 @@ def load_table(name: str, folder: Path = HERE / "specs", profile: str = EMBEDDED
     data: dict[str, Any] = {"name": name, "profile": profile, **_read(path, profile)}
     for key in ("shown", "csv_only"):
         data[key] = _pick(data.get(key, []), columns(profile), str(path))
-    kinds = {"dataset": Dataset, "paper_column": PaperColumn, "group": Group, "fact": Fact}
+    kinds = {"dataset": Dataset, "paper_column": PaperColumn, "compare": Contest, "group": Group, "fact": Fact}
     for key, cls in kinds.items():
         items = data.get(key, [])
         if cls is Group:
-            items = [
-                {**item, "row": tuple(construct(Row, row, f"{path}: row") for row in item.get("row", []))}
-                for item in items
-            ]
+            items = [{**item, "row": tuple(_row(row, f"{path}: row") for row in item.get("row", []))} for item in items]
         data[key] = tuple(construct(cls, item, f"{path}: {key}") for item in items)
     table = construct(Table, data, str(path))
     _validate(table, path)
@@ -105,12 +111,22 @@ def _validate(table: Table, path: Path) -> None:
         if not (group.baseline or table.baseline):
             raise BenchmarkError(f"{path}: group {group.title!r} has no baseline; name one for it or for the table")
     asked = [table.baseline_of(row) for row in table.rows] + [fact.run for fact in table.fact]
-    for run in asked + [control for row in table.rows for control in row.controls]:
+    groups = {name for contest in table.compare for name in contest.groups}
+    for row in table.rows:
+        controls = [run for runs in row.controls.values() for run in runs]
+        if len(set(controls)) < len(controls):
+            raise BenchmarkError(f"{path}: row {row.label!r} names a control twice; drop one")
+        for name in row.controls:
+            if name not in groups:
+                raise BenchmarkError(f"{path}: row {row.label!r}: {unknown('group of controls', name, groups)}")
+        asked += controls
+    for run in asked:
         if run not in runs:
             raise BenchmarkError(f"{path}: {unknown('run', run, runs)}")
     own = {column.key for column in table.column}
     difference = (table.difference, f"{table.difference}_diff") if table.difference else ()
-    for key in (*difference, *table.compare):
+    contested = [key for contest in table.compare for key in (*contest.metrics, *contest.beside)]
+    for key in (*difference, *contested):
         if key not in own:
             raise BenchmarkError(f"{path}: {unknown('column', key, own)}")
     printed = {column.paper for column in table.column} - {""}
@@ -161,19 +177,19 @@ def departures(table: Table, records: Mapping[str, Record]) -> dict[str, dict[st
     rows = read_suite(SUITES / f"{table.name}.toml", table.profile)
     found = {}
     for run, each in records.items():
-        asked = _flat({key: rows[run][key] for key in SETTINGS if key in rows.get(run, {})})
-        had = _flat({key: each.spec[key] for key in SETTINGS})
+        asked = flat({key: rows[run][key] for key in SETTINGS if key in rows.get(run, {})})
+        had = flat({key: each.spec[key] for key in SETTINGS})
         found[run] = {key: had.get(key) for key, value in asked.items() if had.get(key) != value}
     return {run: changed for run, changed in found.items() if changed}
 
 
-def _flat(fields: Mapping[str, Any]) -> dict[str, Any]:
+def flat(fields: Mapping[str, Any]) -> dict[str, Any]:
     """Nested tables as one, its keys dotted."""
-    flat = {}
+    found = {}
     for key, value in fields.items():
-        inner = _flat(value) if isinstance(value, Mapping) else {"": value}
-        flat |= {f"{key}.{name}".rstrip("."): item for name, item in inner.items()}
-    return flat
+        inner = flat(value) if isinstance(value, Mapping) else {"": value}
+        found |= {f"{key}.{name}".rstrip("."): item for name, item in inner.items()}
+    return found
 
 
 def load_paper(path: Path = HERE / "paper.csv") -> pd.DataFrame:

@@ -15,7 +15,7 @@ from benchmarks.record import Record
 from benchmarks.spec import BenchmarkError
 from tables.load import departures, paper_value
 from tables.spec import EMBEDDED, Column, Dataset, Row, Table
-from tables.stats import Difference, paired_difference, seed_difference
+from tables.stats import Difference, paired_difference, seed_difference, unpaired_difference
 
 
 @dataclass(frozen=True)
@@ -43,8 +43,10 @@ class Cell:
 
 @dataclass(frozen=True)
 class Comparison:
-    """A row against one of its controls: difference = row - control. `ours` and `theirs` are their runs."""
+    """A row against one of its controls: difference = row - control. `ours` and `theirs` are their runs, `best` says
+    that it is the best control of its `group`."""
 
+    group: str
     row: Row
     control: Row
     dataset: Dataset
@@ -74,16 +76,21 @@ def row_cell(runs: Sequence[Record], dataset: str, metric: str) -> Mapping[str, 
 
 
 def difference(ours: Sequence[Record], theirs: Sequence[Record], dataset: str, metric: str) -> Difference | None:
-    """ours - theirs in a metric on one prompt set; None where a run has no samples of it, or a side no run.
+    """ours - theirs in a metric on one prompt set; None where a side has no run, or a run neither samples of it nor,
+    alone on its side, an interval.
 
-    One run a side: paired by prompt and noise, the interval runs over prompts. Several runs of a side are training
-    seeds: each run's mean over the same prompts is one observation, and the interval runs over the seeds. Raises
-    `BenchmarkError` where two runs do not hold the same number of prompts.
+    One run a side: paired by prompt and noise, the interval runs over prompts; without samples, unpaired from the
+    intervals of both. Several runs of a side are training seeds: each run's mean over the same prompts is one
+    observation, and the interval runs over the seeds. Raises `BenchmarkError` where two runs do not hold equally many
+    prompts.
     """
     runs = [*ours, *theirs]
     samples = [record.samples.get(dataset, {}).get(metric) for record in runs]
-    if not ours or not theirs or None in samples:
+    if not ours or not theirs:
         return None
+    if None in samples:
+        cells = [record.metrics.get(dataset, {}).get(metric, {}) for record in runs]
+        return unpaired_difference(*cells) if len(runs) == 2 and all("low" in cell for cell in cells) else None
     for record, values in zip(runs, samples, strict=True):
         if len(values) != len(samples[0]):
             raise BenchmarkError(
@@ -114,12 +121,13 @@ def paper_verdict(
 
 
 def compare(table: Table, records: Mapping[str, Record]) -> list[Comparison]:
-    """Every row against each of its controls, by metric and prompt set. The best control is the one whose own mean
-    is best, so that the row is held against the strongest."""
+    """Every row against each of its controls, by metric, group and prompt set. The best control of a group is the one
+    whose own mean is best, so that the row is held against the strongest."""
     found: list[Comparison] = []
-    for metric, dataset, row in product(table.compare, table.dataset, table.rows):
+    asked = [(metric, group) for contest in table.compare for metric, group in product(contest.metrics, contest.groups)]
+    for (metric, group), dataset, row in product(asked, table.dataset, table.rows):
         ours, pairs = records_of(row, records), []
-        for control in map(table.find_row, row.controls):
+        for control in map(table.find_row, row.controls.get(group, ())):
             theirs = records_of(control, records)
             if gap := difference(ours, theirs, dataset.key, metric):
                 pairs.append((control, theirs, gap))
@@ -130,7 +138,7 @@ def compare(table: Table, records: Mapping[str, Record]) -> list[Comparison]:
         for pair in pairs:
             control, theirs, gap = pair
             verdict = gap.verdict(direction)
-            found.append(Comparison(row, control, dataset, metric, ours, theirs, gap, verdict, pair is best))
+            found.append(Comparison(group, row, control, dataset, metric, ours, theirs, gap, verdict, pair is best))
     return found
 
 
@@ -189,8 +197,8 @@ def _cell(
 
 def _control_cells(comparisons: list[Comparison]) -> Iterator[Cell]:
     for c in comparisons:
-        for name in [c.control.run, "control"] if c.best else [c.control.run]:
-            names = (c.row.label, c.dataset.key, f"{c.metric}_vs_{name}")
+        for name in [c.control.run, c.group] if c.best else [c.control.run]:
+            names = (c.row.label, c.dataset.key, f"{c.metric}_vs_{name}".replace(" ", "_"))
             yield Cell(*names, **_interval(c.difference), verdict=c.verdict, run=_files(c.ours))
 
 

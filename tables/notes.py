@@ -32,11 +32,13 @@ SEEDS_NOTE = (
 
 
 def notes(table: Table) -> list[str]:
-    """The notes below a table: its own, those of all tables, and those of the columns that it shows."""
+    """The notes below a table: its own, those of all tables, and those of the columns that it shows or compares."""
     general = [NOTES[0], NOTES[1], _paper_note(table), NOTES[2]]
     if trainings := {len(row.runs) for row in table.rows if row.seeds}:
         general.append(SEEDS_NOTE.format(n=", ".join(map(str, sorted(trainings)))))
-    return [*table.notes, *general, *(column.note for column in table.shown if column.note)]
+    compared = [key for contest in table.compare for key in (*contest.metrics, *contest.beside)]
+    columns = dict.fromkeys((*table.shown, *map(table.find_column, compared)))
+    return [*table.notes, *general, *(column.note for column in columns if column.note)]
 
 
 def _paper_note(table: Table) -> str:

@@ -14,7 +14,7 @@ from tables.format import Footnotes, deviation, number, spread
 from tables.load import RANDOM, departures, folder_of, load_paper, load_records, load_table
 from tables.measure import Cell, Comparison, compare, measure, row_cell
 from tables.notes import RANDOM_NOTE, notes
-from tables.spec import EMBEDDED, Column, Dataset, Group, Row, Table
+from tables.spec import CONTROL, EMBEDDED, Column, Contest, Dataset, Group, Row, Table
 
 CSV_COLUMNS = ["row", "dataset", "metric", "value", "paper", "n", "low", "high", "sd", "seeds", "verdict", "run"]
 ARROWS = {"up": " ↑", "down": " ↓", "": ""}
@@ -27,7 +27,7 @@ COMPARE_HEADERS = [
     "Row − control [95 %]",
     "Verdict",
 ]
-LEFT = {"Row", "Prompts", "Best control", "Verdict"}
+LEFT = {"Against", "Row", "Prompts", "Best control", "Verdict"}
 
 
 def _show(cell: Cell, column: Column, notes: Footnotes, inline: bool) -> str:
@@ -84,11 +84,19 @@ def _mean(runs: Sequence[Record], dataset: Dataset, column: Column) -> str:
     return number(cell["value"], column.digits, column.scale) + deviation(cell.get("sd"), column.digits, column.scale)
 
 
-def _summary(table: Table, comparisons: Iterable[Comparison]) -> str:
-    """Counts of verdicts; a control that is held against controls itself, as in an ablation, is counted by name."""
-    verdicts: dict[str, list[str]] = {"the best control": []}
+def _both(sides: Iterable[Sequence[Record]], dataset: Dataset, column: Column) -> str:
+    """A column of a row and of its control."""
+    cells = [row_cell(runs, dataset.key, column.key) for runs in sides]
+    return " / ".join(number(cell["value"], column.digits, column.scale) if cell else "–" for cell in cells)
+
+
+def _summary(table: Table, contest: Contest, comparisons: Iterable[Comparison]) -> str:
+    """Counts of verdicts by group; a control that is held against controls itself, as in an ablation, is counted by
+    name."""
+    called = {group: "the best control" if group == CONTROL else group for group in contest.groups}
+    verdicts: dict[str, list[str]] = {name: [] for name in called.values()}
     for c in comparisons:
-        against = c.control.label if c.control.controls else "the best control"
+        against = c.control.label if c.group == CONTROL and c.control.controls else called[c.group]
         verdicts.setdefault(against, []).append(c.verdict)
     lines = []
     for against, found in verdicts.items():
@@ -98,30 +106,33 @@ def _summary(table: Table, comparisons: Iterable[Comparison]) -> str:
     return "\n\n".join(lines) or f"Nothing to compare: {table.no_record}."
 
 
-def _compare_section(table: Table, comparisons: list[Comparison], notes: Footnotes) -> str:
-    best = {(c.metric, c.dataset.key, c.row.label): c for c in comparisons if c.best}
-    several = len(table.dataset) > 1
-    full = table.find_column("macs_full")
-    headers = ["Prompts"] * several + [*COMPARE_HEADERS, f"{full.title}: row / control"]
-    text = f"## {table.compare_title}\n\n{table.compare_text}\n"
-    for metric in table.compare:
+def _compare_section(table: Table, contest: Contest, comparisons: list[Comparison], notes: Footnotes) -> str:
+    best = {(c.metric, c.group, c.dataset.key, c.row.label): c for c in comparisons if c.best}
+    grouped, several = len(contest.groups) > 1, len(table.dataset) > 1
+    beside = [table.find_column(key) for key in contest.beside]
+    headers = ["Against"] * grouped + ["Prompts"] * several + COMPARE_HEADERS
+    headers += [f"{column.title}: row / control" for column in beside]
+    text = f"## {contest.title}\n\n{contest.text}\n"
+    for metric in contest.metrics:
         column = table.find_column(metric)
         lines = []
-        for dataset, row in product(table.dataset, (row for row in table.rows if row.controls)):
-            c = best.get((metric, dataset.key, row.label))
-            start = [dataset.key] * several + [row.label]
+        for group, dataset, row in product(contest.groups, table.dataset, table.rows):
+            if group not in row.controls:
+                continue
+            c = best.get((metric, group, dataset.key, row.label))
+            start = [group] * grouped + [dataset.key] * several + [row.label]
             if c is None:
                 reason = f"the row or all its controls: {table.no_record}"
-                lines.append([*start, notes.mark(reason)] + [""] * (len(COMPARE_HEADERS) - 1))
+                lines.append([*start, notes.mark(reason)] + [""] * (len(headers) - len(start) - 1))
                 continue
             d, sides = c.difference, (c.ours, c.theirs)
             ours, theirs = (_mean(runs, dataset, column) for runs in sides)
-            macs = [row_cell(runs, dataset.key, "macs_full") for runs in sides]
-            cost = " / ".join(number(cell["value"], full.digits, full.scale) if cell else "–" for cell in macs)
+            both = [_both(sides, dataset, column) for column in beside]
             gap = spread(d.value, d.low, d.high, column.digits, column.scale, True)
             verdict = c.verdict if c.verdict == "no difference" else f"**{c.verdict}**"
-            lines.append([*start, ours, c.control.label, theirs, gap, verdict, cost])
-        summary = _summary(table, (c for c in comparisons if c.best and c.metric == metric))
+            lines.append([*start, ours, c.control.label, theirs, gap, verdict, *both])
+        shown = (c for c in comparisons if c.best and c.metric == metric and c.group in contest.groups)
+        summary = _summary(table, contest, shown)
         text += f"\n### {column.title}{ARROWS[column.direction]}\n\n{summary}\n\n{_grid(lines, headers)}\n"
     return text
 
@@ -191,7 +202,7 @@ def markdown(table: Table, records: Mapping[str, Record], cells: list[Cell], com
     lookup = {(cell.row, cell.dataset, cell.metric): cell for cell in cells}
     random = f"{RANDOM_NOTE}\n\n" if table.profile == RANDOM else ""
     sections = [f"# {table.title}\n\n{random}{_measured_on(table, records)}\n\n{_facts(table, records)}"]
-    sections += [_compare_section(table, comparisons, marks)] if table.compare else []
+    sections += [_compare_section(table, contest, comparisons, marks) for contest in table.compare]
     sections += [_dataset_section(table, dataset, lookup, marks) for dataset in table.dataset]
     sections.append("\n".join(["## Notes\n", *(f"- {line}" for line in (*notes(table), *marks.lines))]) + "\n")
     return "\n".join(sections)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from benchmarks.spec import PROFILES
 
 EMBEDDED = PROFILES[0]
+CONTROL = "control"  # the group of a row's controls where they are not named in groups
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ class PaperColumn:
 class Row:
     """`run` is a run's id, or `missing` says why there is none. `seeds`: ids of runs that are `run` trained again with
     other seeds. `paper` picks the row's values out of paper.csv by column. `own`: not a row of the paper's table.
-    `controls`: the runs of the rows that it is held against."""
+    `controls`: the runs of the rows that it is held against, by group."""
 
     label: str
     run: str = ""
@@ -59,7 +60,7 @@ class Row:
     missing: str = ""
     paper: Mapping[str, str] | None = None
     own: bool = False
-    controls: tuple[str, ...] = ()
+    controls: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     @property
     def runs(self) -> tuple[str, ...]:
@@ -100,19 +101,29 @@ class Fact:
 
 
 @dataclass(frozen=True)
+class Contest:
+    """A section of the markdown: rows that have controls in one of the `groups`, each held against the best of a group
+    by every one of the `metrics`. The columns `beside` are shown of both."""
+
+    title: str
+    text: str
+    metrics: tuple[str, ...]
+    groups: tuple[str, ...] = (CONTROL,)
+    beside: tuple[str, ...] = ("macs_full",)
+
+
+@dataclass(frozen=True)
 class Table:
     """`models`: the models whose records may stand in it. `shown` columns are in the markdown, `csv_only` ones not.
-    `difference` is the metric compared with the baseline, if any, `compare` those compared with the controls. Without
-    a `baseline` every group names its own."""
+    `difference` is the metric compared with the baseline, if any; `compare` says what is compared with the controls.
+    Without a `baseline` every group names its own."""
 
     name: str
     profile: str
     title: str
     models: tuple[str, ...]
     difference: str
-    compare: tuple[str, ...]
-    compare_title: str
-    compare_text: str
+    compare: tuple[Contest, ...]
     paper_model: str
     notes: tuple[str, ...]
     dataset: tuple[Dataset, ...]
@@ -130,6 +141,12 @@ class Table:
     @property
     def rows(self) -> list[Row]:
         return [row for group in self.group for row in group.row]
+
+    @property
+    def compared(self) -> list[str]:
+        """The metrics by which rows are held against the controls that are in no named group."""
+        contests = (contest for contest in self.compare if CONTROL in contest.groups)
+        return list(dict.fromkeys(metric for contest in contests for metric in contest.metrics))
 
     @property
     def no_record(self) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,8 +18,8 @@ AT_ONCE = 10_000_000  # resampled values in memory, whatever the number of promp
 class Difference:
     """A mean difference and its 95 % interval [low, high].
 
-    The interval runs over `n` "prompts" or training "seeds", as `over` says. `effect` is the difference in standard
-    deviations of what it runs over; None where that does not vary.
+    The interval runs over `n` "prompts", training "seeds" or, unpaired, "pictures", as `over` says. `effect` is the
+    difference in standard deviations of what it runs over; None where that does not vary or is not known.
     """
 
     value: float
@@ -80,3 +80,17 @@ def seed_difference(ours: Sequence[float], theirs: Sequence[float]) -> Differenc
     # Of a fixed side neither squares nor degrees of freedom are left: what is pooled is the other side's own.
     effect = value / (squares / (len(one) + len(other) - 2)) ** 0.5
     return Difference(value, float(interval.low), float(interval.high), min(counts), effect, "seeds")
+
+
+def unpaired_difference(one: Mapping[str, float], other: Mapping[str, float]) -> Difference:
+    """one - other of two cells with an interval each, as if these were independent: the root of the sum of both
+    squares. That the pictures of both come from the same prompts and noises makes it wider than it needs to be."""
+    value = one["value"] - other["value"]
+    half = sum(((cell["high"] - cell["low"]) / 2) ** 2 for cell in (one, other)) ** 0.5
+    return Difference(value, value - half, value + half, min(one["n"], other["n"]), None, "pictures")
+
+
+def mean_interval(values: Sequence[float]) -> tuple[float, float]:
+    """The 95 % t interval of the mean of at least two values."""
+    interval = ttest_1samp(values, 0).confidence_interval(0.95)
+    return float(interval.low), float(interval.high)

@@ -17,6 +17,7 @@ from tables.__main__ import main
 from tables.claims import SUITES, Claim, Controls, checks, load_claims
 from tables.ledger import render_claims
 from tables.load import load_table
+from tables.spec import CONTROL
 from tables.verdicts import Evidence, Verdict, decide, judge
 
 IMAGES = 40
@@ -224,7 +225,30 @@ def test_the_three_kinds_of_controls_cover_every_control_of_a_table():
     found = [checks(Claim("1", "", "", controls=(Controls(("table1",), each),))) for each in kinds]
     pairs = [(check.ours, check.theirs[0]) for each in found for check in each if check.metrics == ("psnr",)]
     table = load_table("table1")
-    assert sorted(pairs) == sorted((row.run, control) for row in table.rows for control in row.controls)
+    controls = [(row.run, control) for row in table.rows for control in row.controls.get(CONTROL, ())]
+    assert sorted(pairs) == sorted(controls)
+
+
+def test_a_group_of_controls_stands_for_its_runs(folder):
+    for run, score in (("plus-0.95", 25), ("ddim-3", 20), ("dpm-3", 21), ("unipc-3", 19), ("plms-3", 10)):
+        write(folder, run, psnr=score)
+    check = BETTER | {"ours": "plus-0.95", "group": "few steps", "metrics": ["psnr"]}
+    del check["theirs"]
+    found = verdict(folder, check)
+    assert (found.text, found.count(), found.decisive.theirs.run) == ("holds here", 8, "dpm-3")
+    with pytest.raises(BenchmarkError, match="unknown group of controls 'fewer steps'; did you mean few steps"):
+        verdict(folder, check | {"group": "fewer steps"})
+    with pytest.raises(BenchmarkError, match="claim 1: a check names runs in `theirs` or a `group`"):
+        verdict(folder, check | {"theirs": ["ddim-3"]})
+
+
+def test_what_goes_beyond_the_paper_stands_below_its_claims(folder):
+    path = folder.parent / "claims.toml"
+    path.write_text(CLAIM + toml(BETTER) + "\n" + CLAIM.replace("1", "2") + "beyond = true\n" + toml(MARGIN), "utf-8")
+    text = render_claims(folder, path)["claims.md"]
+    first, second = text.split("## Beyond the paper")
+    assert "Of 1 claims, on the embedded profile: **1 hold" in first and "\n| 1 " in first and "\n| 2 " not in first
+    assert "\n| 2 " in second.split("## What each claim rests on")[0]
 
 
 def test_records_of_the_paper_profile_have_a_verdict_of_their_own(folder):
@@ -303,9 +327,11 @@ def test_a_bad_claim_is_named(folder):
         load_claims(path)
 
 
-def test_the_thirteen_claims_are_there_and_their_runs_are_in_the_suites():
+def test_the_papers_thirteen_claims_and_ours_are_there_and_their_runs_are_in_the_suites():
     claims = load_claims()
-    assert {claim.number.rstrip("abc") for claim in claims} == {str(number) for number in range(1, 14)}
+    for beyond, numbers in ((False, range(1, 14)), (True, range(14, 20))):
+        found = {claim.number.rstrip("abc") for claim in claims if claim.beyond == beyond}
+        assert found == {str(number) for number in numbers}
     for check in (check for claim in claims for check in checks(claim)):
         table = load_table(check.table)
         suite = {spec.id for spec in load_suite(SUITES / f"{check.table}.toml", lambda row: "any")}

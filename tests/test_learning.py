@@ -91,8 +91,8 @@ def test_moves_keep_the_first_call_and_pass_no_other():
 
 
 def test_bad_settings_are_named(tiny, whole_call):
-    with pytest.raises(DipgoError, match=r"learn.rounds is 0"):
-        LearnConfig(rounds=0)
+    with pytest.raises(DipgoError, match=r"learn.rounds is -1"):
+        LearnConfig(rounds=-1)
     with pytest.raises(DipgoError, match=r"learn.memory is 1; it must be at least 2"):
         LearnConfig(memory=1)
     with pytest.raises(DipgoError, match="nothing to learn"):

@@ -6,12 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import fitness, needs, record, training
+from benchmarks import fitness, forecasts, needs, record, training
 from benchmarks.paper_models import count_run
 from benchmarks.sources import source
 from benchmarks.spec import BenchmarkError, RunSpec
 from benchmarks.suite import load_suite
-from benchmarks.tasks import PRUNERS, SEARCHES
+from benchmarks.tasks import FORECASTS, PRUNERS, SEARCHES
+from dipgo import LearnConfig
 
 ROOT = Path(__file__).parent.parent
 SUITES = ROOT / "benchmarks" / "suites"
@@ -66,6 +67,25 @@ def test_a_search_counts_its_evaluations(tmp_path):
     dense = search.macs / (1 - 0.8)
     assert search.preparing == pytest.approx(500 * dense * (1 + 1000 * 0.2))
     assert fitness.path_of(search.spec, tmp_path / SEARCHES).parent == tmp_path / SEARCHES
+
+
+def test_a_learning_and_a_step_search_count_what_they_may_try(tmp_path):
+    found = by_id(needs.needs(suite("table1", "paper", "plms-50", "plus-0.90", "step-search-0.90"), tmp_path))
+    dense, learned, searched = (found[name] for name in ("plms-50", "plus-0.90", "step-search-0.90"))
+    share = 5 / 51
+    assert learned.about and learned.macs == pytest.approx(share * dense.macs) == searched.macs
+    evaluations, images = (
+        searched.spec.params[table][key] for table, key in (("search", "evaluations"), ("fitness", "images"))
+    )
+    assert searched.preparing == pytest.approx(images * dense.macs * (1 + evaluations * share))
+    config = LearnConfig()
+    tried = config.rounds * 5 * (config.memory + 2 * config.shift)
+    assert learned.preparing == pytest.approx(16 * dense.macs * (1 + tried * share))
+    path = forecasts.path_of(learned.spec, tmp_path / FORECASTS)
+    path.parent.mkdir()
+    path.touch()
+    (again,) = needs.needs([learned.spec], tmp_path)
+    assert again.preparing == 0
 
 
 def test_pictures_that_are_there_are_not_made_again_and_two_names_of_a_run_share_them(tmp_path):

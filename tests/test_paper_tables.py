@@ -70,7 +70,8 @@ def test_a_profiles_table_has_the_models_and_prompts_of_its_suite_and_no_word_of
     table, specs = load_table(name, profile=profile), suite(name, profile).values()
     assert set(table.models) == {spec.model for spec in specs}
     assert {dataset.key for dataset in table.dataset} == {prompts for spec in specs for prompts in spec.prompts}
-    shown = [table.title, table.compare_text, *table.notes, *(group.title for group in table.group)]
+    shown = [table.title, *table.notes, *(item.title for item in (*table.group, *table.compare))]
+    shown += [contest.text for contest in table.compare]
     shown += [item.title for item in (*table.dataset, *table.fact, *table.column)]
     assert not any("emoji" in text or "MACs G" in text for text in shown)
     for dataset in table.dataset:
@@ -82,7 +83,8 @@ def test_a_paper_table_shows_the_scores_that_its_runs_take(name):
     table, taken = load_table(name, profile="paper"), set(next(iter(suite(name).values())).metrics)
     scores = {"clip_score", "fid_clean", "fid_paper", "psnr", "ssim"}
     assert {column.key for column in table.shown} & scores == taken & scores
-    assert {table.difference, *table.compare} - {""} <= taken
+    compared = {key for contest in table.compare for key in (*contest.metrics, *contest.beside)}
+    assert {table.difference, *compared} - {"", "macs_full"} <= taken
 
 
 def test_a_verdict_needs_two_values_of_one_thing():

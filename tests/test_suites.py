@@ -11,7 +11,7 @@ from benchmarks import record, training
 from benchmarks.spec import RunSpec
 from benchmarks.suite import load_suite
 from tables.load import HERE, load_paper, load_table, names
-from tables.spec import Row, Table
+from tables.spec import CONTROL, Row, Table
 
 SUITES = Path(record.__file__).parent / "suites"
 RECORDS = HERE / "records"
@@ -35,7 +35,7 @@ def row_of(name: str) -> dict[str, Row]:
 
 
 def pruned(name: str) -> list[RunSpec]:
-    return [spec for spec in suite(name).values() if spec.method == "dipgo"]
+    return [spec for spec in suite(name).values() if spec.method == "dipgo" and "learn" not in spec.params]
 
 
 def test_every_table_has_a_suite_and_every_suite_a_table():
@@ -66,20 +66,22 @@ def test_a_row_is_measured_against_its_groups_dense_row(name):
     for run, row in row_of(name).items():
         baseline = table(name).baseline_of(row)
         assert suite(name)[run].reference == (None if run == baseline else baseline)
-        assert {table(name).baseline_of(table(name).find_row(control)) for control in row.controls} <= {baseline}
+        assert {
+            table(name).baseline_of(table(name).find_row(control)) for runs in row.controls.values() for control in runs
+        } <= {baseline}
 
 
 @pytest.mark.parametrize("name", TABLES)
 def test_every_pruned_row_has_its_controls_at_equal_macs(name):
     for ours in pruned(name):
         row = row_of(name)[ours.id]
-        controls = [suite(name)[control] for control in row.controls]
+        controls = [suite(name)[control] for control in row.controls[CONTROL]]
         assert controls
         if controls[0].method == "dipgo":  # an ablation is held against the row that it varies
             varied = table(name).find_row(controls[0].id)
             assert len(controls) == 1 and len(varied.runs) == len(row.runs) and not varied.own
             assert suite(name)[varied.run].params["ratio"] == ours.params["ratio"]
-            assert all(suite(name)[control].method != "dipgo" for control in varied.controls)
+            assert all(suite(name)[control].method != "dipgo" for control in varied.controls[CONTROL])
             continue
         if ours.scheduler == "lcm":  # a step is a quarter of its run
             assert [(c.method, c.scheduler, c.steps) for c in controls] == [("dense", "lcm", ours.steps - 1)]
@@ -95,6 +97,28 @@ def test_every_pruned_row_has_its_controls_at_equal_macs(name):
             assert (own.params["of"], own.params["calls"]) == (row.run, calls)
             assert (own.scheduler, own.steps) == ("ddim", ours.steps)
         assert fewer == dict.fromkeys({"ddim", "dpm", ours.scheduler}, calls)
+
+
+@pytest.mark.parametrize("name", ["table1", "table2", "table3", "table8"])
+def test_every_learned_forecast_has_its_controls_at_as_many_calls(name):
+    learned = [spec for spec in suite(name).values() if spec.method == "learned_forecast"]
+    held = [spec for spec in learned if row_of(name)[spec.id].controls]
+    assert len(held) == len(learned) - 2 * (name == "table1")  # less the two that leave a part of the learning out
+    for ours in held:
+        groups = {group: [suite(name)[run] for run in runs] for group, runs in row_of(name)[ours.id].controls.items()}
+        calls = ours.params["calls"]
+        few = {spec.scheduler: spec.steps for spec in groups["few steps"]}
+        plms = few.pop("plms", None)  # it makes a call more than its steps
+        assert few == dict.fromkeys(("ddim", "dpm", "unipc"), calls)
+        assert plms == calls if name == "table1" else plms is None if calls == 2 else calls - 3 < plms < calls
+        uniform = [spec.params for spec in groups["uniform calls"]]
+        assert [params.get("order", 0) for params in uniform] == [0, 1, 2][: max(2, min(calls, 3))]
+        searched = groups.get("step search", [])
+        assert searched or calls > 50
+        same = [*groups["uniform calls"], *searched, *groups.get("a part of it", [])]
+        assert {(spec.params["calls"], spec.scheduler, spec.steps) for spec in same} == {
+            (calls, ours.scheduler, ours.steps)
+        }
 
 
 def test_an_id_is_one_run_in_all_suites_so_that_shared_rows_are_measured_once():
@@ -144,8 +168,9 @@ def test_the_runs_of_a_row_differ_in_their_training_seed_alone(name):
 def test_an_ablation_changes_one_training_setting_of_the_row_it_is_held_against(name):
     changed = set()
     for row in table(name).rows:
-        if row.seeds and row.controls and suite(name)[row.controls[0]].method == "dipgo":
-            one, other = (suite(name)[run].params for run in (row.run, row.controls[0]))
+        control = row.controls.get(CONTROL, ("",))[0]
+        if row.seeds and control and suite(name)[control].method == "dipgo":
+            one, other = (suite(name)[run].params for run in (row.run, control))
             assert {key: one[key] for key in one if key != "train"} == {
                 key: other[key] for key in other if key != "train"
             }
@@ -166,7 +191,7 @@ def test_searches_and_ours_share_calibration_and_the_searches_their_budget():
 def test_rows_of_a_table_compare_at_equal_n_by_the_same_metrics(name):
     assert len({(spec.limit, spec.prompts, spec.seed) for spec in suite(name).values()}) == 1
     for spec in suite(name).values():
-        assert {"macs", table(name).difference, *table(name).compare} <= set(spec.metrics)
+        assert {"macs", table(name).difference, *table(name).compared} <= set(spec.metrics)
     if not any(row.seeds for row in table(name).rows):
         assert len({spec.metrics for spec in suite(name).values()}) == 1
     assert {dataset.key for dataset in table(name).dataset} == set(next(iter(suite(name).values())).prompts)

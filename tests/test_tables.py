@@ -21,7 +21,7 @@ from tables.load import load_paper, load_records, load_table, paper_value
 from tables.measure import difference
 from tables.render import CSV_COLUMNS, render
 from tables.spec import Row
-from tables.stats import paired_difference, seed_difference
+from tables.stats import paired_difference, seed_difference, unpaired_difference
 
 SUITES = Path(record.__file__).parent / "suites"
 MODELS = ("emoji-sd", "emoji-bk-base", "emoji-bk-small", "emoji-sd2", "emoji-xl-lcm")
@@ -183,7 +183,10 @@ def test_runs_differ_over_prompts_and_rows_of_several_seeds_over_the_seeds():
     means = [each.metrics["seen"]["psnr"]["value"] for each in (one, rest[0], other)]
     assert (gap.over, gap.n) == ("seeds", 2)
     assert gap.value == pytest.approx((means[0] + means[1]) / 2 - means[2])
-    assert difference([one], [other], "seen", "kid_efflite0") is None  # it has no samples
+    assert difference([one], [other], "seen", "kid_efflite0").over == "pictures"  # it has an interval and no samples
+    assert difference([one, rest[0]], [other], "seen", "kid_efflite0") is None
+    assert difference([one], [other], "seen", "fid_efflite0") is None  # it has neither
+    assert difference([one], [other], "seen", "speedup_denoiser") is None  # its quartiles are no interval
     assert difference([one], [], "seen", "psnr") is None
 
 
@@ -234,6 +237,30 @@ def test_pruned_rows_are_held_against_the_best_of_their_controls(rendered):
     assert ours.loc["psnr_vs_control", "verdict"] == "better"  # the synthetic 2 dB
     assert "Against the best control, 8 comparisons: **8 better, 0 no difference, 0 worse**" in markdown
     assert "| **better** " in markdown
+
+
+def test_a_row_is_held_against_the_best_of_each_group_of_its_controls(rendered):
+    markdown, cells = rendered
+    groups = {
+        "few steps": ["plms-10", "ddim-10", "dpm-10", "unipc-10"],
+        "uniform calls": ["uniform-0.80", "forecast1-0.80", "forecast2-0.80"],
+        "step search": ["step-search-0.80"],
+    }
+    ours = cells.loc["Ours+ (w/ Pruned-0.80)", "seen"]["value"]
+    for group, runs in groups.items():
+        best = min(ours[f"psnr_vs_{run}"] for run in runs)
+        assert ours[f"psnr_vs_{group.replace(' ', '_')}"] == best
+    section = markdown.split("## Ours+ against")[1].split("\n## ")[0]
+    assert section.count("Against few steps, 8 comparisons: **") == section.count("Against a part of it, 2 comp") == 3
+    shown = [cell.strip() for cell in next(row for row in section.split("\n") if "| step search" in row).split("|")]
+    assert shown[1:4] == ["step search", "seen", "Ours+ (w/ Pruned-0.80)"] and shown[-2] == "34.00 / 34.00"  # FID
+
+
+def test_a_difference_of_two_intervals_takes_them_as_independent():
+    one, other = ({"value": v, "low": v - h, "high": v + h, "n": 9} for v, h in ((5.0, 3.0), (1.0, 4.0)))
+    gap = unpaired_difference(one, other)
+    assert (gap.value, gap.low, gap.high, gap.n, gap.over) == (4, -1, 9, 9, "pictures")
+    assert gap.verdict("down") == "no difference" and unpaired_difference(other, {**one, "high": 2}).effect is None
 
 
 def test_markdown_keeps_the_papers_values_in_columns_of_their_own(rendered):
@@ -437,7 +464,10 @@ def test_an_unknown_table_gets_one_line_and_a_non_zero_exit(tmp_path, caplog):
         ('run = "plms-25"', "", "needs either `run` or `missing`"),
         ('run = "plms-25"', 'run = "plms-25"\nseeds = ["plms-25"]', "row 'PLMS - 25 steps' names a run twice"),
         ('label = "PLMS - 25 steps"', 'label = "PLMS - 50 steps"', "two rows are called"),
-        ('compare = ["psnr"', 'compare = ["psrn"', "unknown column 'psrn'; did you mean psnr"),
+        ('metrics = ["psnr"', 'metrics = ["psrn"', "unknown column 'psrn'; did you mean psnr"),
+        ('beside = ["macs_full"', 'beside = ["macs_ful"', "unknown column 'macs_ful'; did you mean macs_full"),
+        ('"few steps" = [', '"fewer steps" = [', "unknown group of controls 'fewer steps'; did you mean few steps"),
+        ('"step search" = [', '"step search" = ["plms-10", ', "row 'Ours+ (w/ Pruned-0.80)' names a control twice"),
         ('title = "speedup"', 'titel = "speedup"', "unknown field 'titel'; did you mean title"),
         ('  "macs_paper",', '  "macs_papr",', "unknown column 'macs_papr'; did you mean macs_paper"),
         ('baseline = "plms-50"', "", "group 'Dense' has no baseline"),
