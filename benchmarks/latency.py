@@ -46,12 +46,12 @@ def time_once(timed: Timed) -> dict[str, float]:
 
 
 def measure(
-    rows: Mapping[str, Timed], rounds: int = ROUNDS, over: Callable[[], bool] = lambda: False
+    rows: Mapping[str, Timed], rounds: int | None = None, over: Callable[[], bool] = lambda: False
 ) -> dict[str, list[dict[str, float]]]:
-    """For each row, the seconds of `rounds` runs; every round runs all rows once, after a warm-up round. No run begins
-    when the time is `over`: then there are fewer, or none."""
+    """For each row, the seconds of `rounds` runs (`ROUNDS`); every round runs all rows once, after a warm-up round.
+    No run begins when the time is `over`: then there are fewer, or none."""
     seconds: dict[str, list[dict[str, float]]] = {name: [] for name in rows}
-    turns = [(number, name) for number in range(-WARM_UP_ROUNDS, rounds) for name in rows]
+    turns = [(number, name) for number in range(-WARM_UP_ROUNDS, rounds or ROUNDS) for name in rows]
     for number, name in tqdm(turns, desc="latency, batch 1", unit="run"):
         if over():
             break

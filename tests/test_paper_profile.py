@@ -202,7 +202,7 @@ def test_random_weights_need_nothing_and_score_nothing(bench, monkeypatch):
     monkeypatch.delenv("DIPGO_ASSETS")
     asked = []
 
-    def tiny(name, dtype):
+    def tiny(name, dtype, device):
         asked.append((name, dtype))
         pipeline = stable_diffusion().to(dtype)
         pipeline.vae.to(torch.float32)

@@ -98,7 +98,7 @@ class Waits(TorchDispatchMode):
         there = any(tensor.is_meta for tensor in tree_leaves(args) if isinstance(tensor, torch.Tensor))
         if func is torch.ops.aten._local_scalar_dense.default and there:
             self.reads += 1
-            return float("nan")  # equals no timestep
+            return False if args[0].dtype == torch.bool else float("nan")  # no timestep equals another
         if func is torch.ops.aten._to_copy.default and kwargs.get("device") not in (None, args[0].device):
             self.copies += 1
         return func(*args, **kwargs)
