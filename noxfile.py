@@ -11,7 +11,7 @@ nox -s drift                       compare pictures and scores with stored ones;
 nox -s gpu-pack                    on a GPU, in 8 minutes: seconds of the paper's models, with random weights
 nox -s tests                       run the tests
 nox -s lint                        check style
-nox -s render                      render the tables from their records, measuring nothing
+nox -s render                      render the tables and figures from their records, measuring nothing
 nox -s macs                        count the MACs cells of the paper's tables on its own models, without weights
 """
 
@@ -56,8 +56,9 @@ def run(session: nox.Session, *arguments: str, **options) -> None:
 
 
 def reproduce(session: nox.Session, tables: list[str]) -> None:
-    """Measure every run of the tables that is not finished, then render them and the claims. Runs that tables share
-    happen once. A trial, with settings that are not the suite's, leaves its records and tables in `runs`."""
+    """Measure every run of the tables that is not finished, then render them, the claims and the figure. Runs that
+    tables share happen once. A trial, with settings that are not the suite's, leaves its records and tables in
+    `runs`."""
     parser = argparse.ArgumentParser(allow_abbrev=False)
     parser.add_argument("--profile")
     parser.add_argument("--random-weights", dest="profile", action="store_const", const="random-weights")
@@ -72,7 +73,7 @@ def reproduce(session: nox.Session, tables: list[str]) -> None:
         if not asked.dry_run:
             run(session, "tables", "render", table, *profile, *trial)
     if not (asked.dry_run or trial):
-        run(session, "tables", "render", "claims")
+        run(session, "tables", "render", "claims", *([] if profile else ["pareto"]))
 
 
 for name in TABLES:
@@ -90,7 +91,7 @@ def reproduce_all(session: nox.Session) -> None:
 
 @nox.session(venv_backend="none")
 def render(session: nox.Session) -> None:
-    """Render all tables from their records; `-- --check` only compares."""
+    """Render all tables and figures from their records; `-- --check` only compares."""
     run(session, "tables", "render", *session.posargs)
 
 

@@ -1,6 +1,6 @@
 """`python -m tables render [NAME ...]`: records into tables/out, or with --check a comparison with it.
 
-A name is a table's, `claims`, `macs` or `gpu`. Records and tables of the embedded profile lie in the folders
+A name is a table's, `pareto`, `claims`, `macs` or `gpu`. Records and tables of the embedded profile lie in the folders
 themselves, those of another in a folder of its name; what has no record in such a profile, or of a GPU, is left out.
 """
 
@@ -13,12 +13,13 @@ from collections.abc import Iterator
 from itertools import zip_longest
 from pathlib import Path
 
-from benchmarks.record import write_text
+from benchmarks.record import write_bytes
 from benchmarks.spec import PROFILES, BenchmarkError
 from tables.gpu import GPU, render_gpu
 from tables.ledger import LEDGER, render_claims
 from tables.load import HERE, folder_of, names
 from tables.macs import MACS, render_macs
+from tables.pareto import PARETO, render_pareto, stamp
 from tables.render import render
 
 log = logging.getLogger("tables")
@@ -27,27 +28,33 @@ OTHERS = {LEDGER: render_claims, MACS: lambda records: render_macs(), GPU: rende
 """What is rendered besides the tables, by name."""
 
 
-def first_difference(path: Path, text: str) -> str | None:
-    """The first line where the file is not `text`, named; None where they are equal."""
+def first_difference(path: Path, content: str | bytes) -> str | None:
+    """The first line where the file is not the text `content`, named; None where they are equal. A picture is held to
+    what it was drawn from: its bytes change with the drawing library."""
     if not path.is_file():
         return f"{path}: missing"
-    pairs = zip_longest(path.read_text(encoding="utf-8").split("\n"), text.split("\n"))
+    if isinstance(content, bytes):
+        same = stamp(path.read_bytes()) == stamp(content)
+        return None if same else f"{path}: not drawn from these records"
+    pairs = zip_longest(path.read_text(encoding="utf-8").split("\n"), content.split("\n"))
     for line, (there, rendered) in enumerate(pairs, 1):
         if there != rendered:
             return f"{path}:{line}: has {there!r}, the records give {rendered!r}"
     return None
 
 
-def _rendered(options: argparse.Namespace) -> Iterator[tuple[str, Path, str]]:
-    """Name, path and text of every file that was asked for."""
+def _rendered(options: argparse.Namespace) -> Iterator[tuple[str, Path, str | bytes]]:
+    """Name, path and content of every file that was asked for."""
     every = not options.names and options.profile is None
     for profile in PROFILES if every else [options.profile or PROFILES[0]]:
-        for name in (name for name in options.names or names() if name not in OTHERS):
-            files = render(name, options.records, profile)
+        for name in (name for name in options.names or [*names(), PARETO] if name not in OTHERS):
+            files = (
+                render_pareto(options.records, profile) if name == PARETO else render(name, options.records, profile)
+            )
             if options.names and not files:
                 raise BenchmarkError(f"{folder_of(profile, options.records)}: no record of {name}; measure it first")
-            for file, text in files.items():
-                yield name, folder_of(profile, options.out) / file, text
+            for file, content in files.items():
+                yield name, folder_of(profile, options.out) / file, content
     for name in (name for name in OTHERS if every or name in options.names):
         files = OTHERS[name](options.records)
         if options.names and not files:
@@ -59,9 +66,9 @@ def _rendered(options: argparse.Namespace) -> Iterator[tuple[str, Path, str]]:
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tables")
     commands = parser.add_subparsers(dest="command", required=True)
-    command = commands.add_parser("render", help="turn records into markdown and CSV")
+    command = commands.add_parser("render", help="turn records into markdown, CSV and figures")
     command.add_argument(
-        "names", nargs="*", metavar="NAME", help="default: every table that has a spec, the claims and the MACs"
+        "names", nargs="*", metavar="NAME", help="default: every table that has a spec, and all else that has records"
     )
     command.add_argument(
         "--profile", choices=PROFILES, help="of the tables; default: the embedded one, or without names all"
@@ -71,11 +78,11 @@ def main(arguments: list[str] | None = None) -> int:
     command.add_argument("--check", action="store_true", help="write nothing; exit 1 where out is stale")
     options = parser.parse_args(arguments)
     try:
-        for name, path, text in _rendered(options):
+        for name, path, content in _rendered(options):
             if not options.check:
-                write_text(path, text)
+                write_bytes(path, content.encode("utf-8") if isinstance(content, str) else content)
                 log.info("%s", path)
-            elif difference := first_difference(path, text):
+            elif difference := first_difference(path, content):
                 log.error("%s; run `python -m tables render %s`", difference, name)
                 return 1
     except BenchmarkError as error:
