@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from baselines import Plan
 from benchmarks import forecasts, models, record, training
@@ -38,7 +39,6 @@ def assemble(spec: RunSpec, plan: Plan, workspace: Path, settings: Mapping[str, 
         elif "train" in spec.params:
             cells["search_seconds"] = cells["training_seconds"]
             absent["evaluations"] = "no search: the pruner is trained by gradients"
-    schedule = plan.schedule.to_dict() | {"calls": plan.schedule.calls}
     return Record(
         id=spec.id,
         digest=spec.digest,
@@ -49,6 +49,12 @@ def assemble(spec: RunSpec, plan: Plan, workspace: Path, settings: Mapping[str, 
         provenance=provenance({spec.model: spec.revision}, settings["workers"])
         | {"seconds": {name: found["seconds"] for name, found in scored.items()}}
         | settings,
-        schedule=schedule if plan.schedule.reuse.any() else None,
+        schedule=schedule_of(plan),
         trace=trace,
     )
+
+
+def schedule_of(plan: Plan) -> dict[str, Any] | None:
+    """A plan's schedule as a record holds it; None where it reuses nothing."""
+    schedule = plan.schedule
+    return schedule.to_dict() | {"calls": schedule.calls} if schedule.reuse.any() else None

@@ -30,7 +30,7 @@ from huggingface_hub.errors import (
 
 from benchmarks.assets import LOCK, PICKLES, Asset, Part, asset, digests, folder, locate
 from benchmarks.record import write_text
-from benchmarks.spec import BenchmarkError
+from benchmarks.spec import BenchmarkError, first_line
 
 NEWEST = "main"
 log = logging.getLogger(__name__)
@@ -231,10 +231,9 @@ def _plain_errors(entry: Asset) -> Iterator[None]:
     except OfflineModeIsEnabled as error:
         raise BenchmarkError(f"{entry.name}: HF_HUB_OFFLINE is set; unset it to fetch") from error
     except HfHubHTTPError as error:
-        raise BenchmarkError(f"{entry.name}: the hub answers {str(error).splitlines()[0]}; {again}") from error
+        raise BenchmarkError(f"{entry.name}: the hub answers {first_line(error)}; {again}") from error
     except (HTTPError, LocalEntryNotFoundError, ConnectionError, TimeoutError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise BenchmarkError(f"{entry.name}: no network ({reason}); {again}") from error
+        raise BenchmarkError(f"{entry.name}: no network ({first_line(error)}); {again}") from error
     except OSError as error:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         reason = f"no room left in {folder()}" if full else str(error)

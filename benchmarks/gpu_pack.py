@@ -17,14 +17,15 @@ from time import perf_counter
 from typing import Any
 
 from benchmarks import latency, models, record
+from benchmarks.assemble import schedule_of
 from benchmarks.cells import latency_cells, macs_cells
 from benchmarks.provenance import provenance
 from benchmarks.record import Record
 from benchmarks.shards import shards
-from benchmarks.spec import BenchmarkError, RunSpec, construct, read_toml, unknown
+from benchmarks.spec import BenchmarkError, RunSpec, construct, first_line, read_toml, unknown
 from benchmarks.speed import Case
 from benchmarks.suite import load_suite
-from benchmarks.tasks import captions_of, train
+from benchmarks.tasks import PREPARED, captions_of, train
 from benchmarks.training import train_once
 from dipgo import Sampler
 
@@ -33,7 +34,6 @@ log = logging.getLogger(__name__)
 HERE = Path(__file__).parent
 PACK = HERE / "gpu_pack.toml"
 PROFILE, DEVICE = "random-weights", "cuda"
-FROM_PICTURES = {"train", "learn", "search"}  # params of methods whose schedules come from pictures
 EAGER, COMPILED, TRAINING = "latency", "latency_compiled", "training_step"  # what a row has, or is absent in
 FAILURES = (ValueError, ArithmeticError, RuntimeError)  # that cost a part or a row, not the pack
 
@@ -123,7 +123,7 @@ def _suite(name: str) -> dict[str, RunSpec]:
 
 def _with_schedule(spec: RunSpec, published: Path) -> RunSpec:
     """The run with the published schedule where its own would come from pictures."""
-    found = None if FROM_PICTURES.isdisjoint(spec.params) else record.find(published, spec.id)
+    found = None if PREPARED.isdisjoint(spec.params) else record.find(published, spec.id)
     if found is None or found.schedule is None:
         return spec
     schedule = {key: value for key, value in found.schedule.items() if key != "calls"}
@@ -178,17 +178,17 @@ def _time(rows: Sequence[Row], part: Part, rounds: int, end: float) -> None:
             case = Case(model, Sampler(spec.scheduler, model.scheduler_config, spec.steps))
             plan = case.plan(spec.method, **spec.to_json()["params"])
         except FAILURES as error:
-            row.missed(part, _first_line(error))
+            row.missed(part, first_line(error))
             continue
         row.cells |= macs_cells(plan, model.branches(spec.guidance))
-        row.schedule = plan.schedule.to_dict() | {"calls": plan.schedule.calls} if plan.schedule.reuse.any() else None
+        row.schedule = schedule_of(plan)
         caption = captions_of(spec, spec.prompts[0])[0]
         timed[spec.id] = latency.Timed(model, plan, caption, spec.guidance, part.compiled)
     try:
         seconds = latency.measure(timed, rounds, lambda: perf_counter() > end)
     except FAILURES as error:
         for row in rows:
-            row.missed(part, _first_line(error))
+            row.missed(part, first_line(error))
         return
     for row in rows:
         own, dense = (seconds.get(name, []) for name in (row.spec.id, rows[0].spec.id))
@@ -207,17 +207,13 @@ def _train(rows: Sequence[Row], part: Part, rounds: int, end: float) -> None:
                 train(row.spec, Path(folder))
                 training = train_once(row.spec, settings, Path(folder))
         except FAILURES as error:
-            row.missed(part, _first_line(error))
+            row.missed(part, first_line(error))
             continue
         cells = {
             "training_step_seconds": {"value": training.seconds / part.training_steps, "n": part.training_steps},
             "training_peak_memory": {"value": training.peak_memory},
         }
         row.measured(part, cells)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def _write(row: Row, records: Path) -> None:

@@ -17,10 +17,10 @@ from benchmarks.generate import image_paths
 from benchmarks.paper_configs import paper_model
 from benchmarks.sources import source
 from benchmarks.spec import PROFILES, BenchmarkError, RunSpec, unknown
-from benchmarks.tasks import FORECASTS, PRUNERS, SEARCHES
+from benchmarks.tasks import FORECASTS, PREPARED, PRUNERS, SEARCHES
 from dipgo import LearnConfig, Sampler, TrainConfig
 
-FROM_PICTURES = {"train", "learn", "search", "of"}  # params of methods whose schedules come from pictures
+FROM_PICTURES = PREPARED | {"of"}  # params of methods whose schedules are not known beforehand
 COSTLY = ("steps", "accumulate", "checkpoint")  # what of a training's settings decides its cost
 TRIED = ("rounds", "memory", "shift")  # and of a learning's
 TERA, PETA = 1e12, 1e15

@@ -30,6 +30,11 @@ class BenchmarkError(ValueError):
     """
 
 
+def first_line(error: Exception) -> str:
+    """What an error says, on one line; its type where it says nothing."""
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
 def unknown(kind: str, name: object, known: Iterable[str]) -> BenchmarkError:
     """An error for a name that is not in `known`, with the nearest ones."""
     known = sorted(known)

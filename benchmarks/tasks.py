@@ -24,6 +24,7 @@ from benchmarks.spec import RunSpec
 from dipgo import DipgoError, Sampler, Schedule
 
 PRUNERS, SEARCHES, FORECASTS = "pruners", "searches", "forecasts"  # folders of the workspace
+PREPARED = {"train", "learn", "search"}  # params of the methods that these are for: their schedules come from pictures
 PLAIN_EVALUATIONS = 3  # by which a plain loop is timed
 
 

@@ -51,7 +51,7 @@ class _CallHook(ModelHook):
             output = run.memory[OUTPUT]
         run.advance()
         if run.entered == 0:
-            refuse_separate_branches(run)
+            _refuse_separate_branches(run)
         return output
 
     def _recomputed(self, *args: Any, **kwargs: Any) -> Any:
@@ -88,12 +88,12 @@ class _CallHook(ModelHook):
             run.twice_at_first = timestep == run.first_timestep
 
 
-def refuse_separate_branches(run: Trajectory) -> None:
+def _refuse_separate_branches(run: Trajectory) -> None:
     """No sampler calls twice at its first timestep, but a pipeline with one guidance pass after the other does.
 
     Its branches would take turns in one cache, unnoticed, since their calls add up to full trajectories.
     """
-    if run.twice_at_first is not None and run.twice_at_first:
+    if run.twice_at_first:
         raise DipgoError(
             "the denoiser was called twice at its first timestep: this pipeline passes the guidance branches one "
             "after the other; give gated(..., calls_per_step=2)"
@@ -197,7 +197,7 @@ def gated(
     finally:
         run.left = True
     if run.entered:
-        refuse_separate_branches(run)
+        _refuse_separate_branches(run)
         raise PartialTrajectory(
             f"the denoiser was called {run.entered} times of {run.calls * run.branches} in its last run; "
             "is the schedule for another scheduler or step count?"

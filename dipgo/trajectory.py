@@ -38,7 +38,7 @@ class Trajectory:
         self.trace = Trace(graph.sites, self.calls)
         self.entered = 0
         self.first_timestep: torch.Tensor | None = None
-        self.twice_at_first: torch.Tensor | None = None
+        self.twice_at_first: torch.Tensor | bool = False
         self.last: list[dict[Any, Any]] = [{} for _ in range(calls_per_step)]
         self.soft = None if self.hard else gates
         self.fully_reused = None if self.hard else (gates.detach() == 1).cpu().numpy()

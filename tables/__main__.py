@@ -10,6 +10,7 @@ import argparse
 import logging
 import sys
 from collections.abc import Iterator
+from functools import partial
 from itertools import zip_longest
 from pathlib import Path
 
@@ -24,8 +25,13 @@ from tables.render import render
 
 log = logging.getLogger("tables")
 
-OTHERS = {LEDGER: render_claims, MACS: lambda records: render_macs(), GPU: render_gpu}
-"""What is rendered besides the tables, by name."""
+OTHERS = {
+    LEDGER: lambda records, profile: render_claims(records),
+    MACS: lambda records, profile: render_macs(),
+    GPU: lambda records, profile: render_gpu(records),
+}
+"""What is rendered besides the tables and their figure, by name: of all profiles at once, or of none."""
+RENDERERS = {PARETO: render_pareto, **OTHERS}
 
 
 def first_difference(path: Path, content: str | bytes) -> str | None:
@@ -46,21 +52,19 @@ def first_difference(path: Path, content: str | bytes) -> str | None:
 def _rendered(options: argparse.Namespace) -> Iterator[tuple[str, Path, str | bytes]]:
     """Name, path and content of every file that was asked for."""
     every = not options.names and options.profile is None
-    for profile in PROFILES if every else [options.profile or PROFILES[0]]:
-        for name in (name for name in options.names or [*names(), PARETO] if name not in OTHERS):
-            files = (
-                render_pareto(options.records, profile) if name == PARETO else render(name, options.records, profile)
-            )
-            if options.names and not files:
-                raise BenchmarkError(f"{folder_of(profile, options.records)}: no record of {name}; measure it first")
-            for file, content in files.items():
-                yield name, folder_of(profile, options.out) / file, content
-    for name in (name for name in OTHERS if every or name in options.names):
-        files = OTHERS[name](options.records)
+    asked = [
+        (name, profile)
+        for profile in (PROFILES if every else [options.profile or PROFILES[0]])
+        for name in options.names or [*names(), PARETO]
+        if name not in OTHERS
+    ]
+    asked += [(name, PROFILES[0]) for name in OTHERS if every or name in options.names]
+    for name, profile in asked:
+        files = RENDERERS.get(name, partial(render, name))(options.records, profile)
         if options.names and not files:
-            raise BenchmarkError(f"{options.records}: no record of {name}; measure it first")
-        for file, text in files.items():
-            yield name, options.out / file, text
+            raise BenchmarkError(f"{folder_of(profile, options.records)}: no record of {name}; measure it first")
+        for file, content in files.items():
+            yield name, folder_of(profile, options.out) / file, content
 
 
 def main(arguments: list[str] | None = None) -> int:

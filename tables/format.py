@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Container, Iterable, Sequence
+
+from tabulate import tabulate
+
 SUPERSCRIPTS = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
@@ -43,3 +47,9 @@ def deviation(sd: float | None, digits: int, scale: float) -> str:
     """ " ± sd" where it shows at these digits."""
     shown = sd is not None and round(sd * scale, digits) > 0
     return f" ± {number(sd, digits, scale)}" if shown else ""
+
+
+def grid(rows: Iterable[Sequence[str]], headers: Sequence[str], left: Container[str]) -> str:
+    """A markdown table; the columns of the headers in `left` are words, all others numbers."""
+    align = ["left" if header in left else "right" for header in headers]
+    return tabulate(list(rows), headers, tablefmt="pipe", disable_numparse=True, colalign=align)

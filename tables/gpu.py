@@ -7,12 +7,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
-from tabulate import tabulate
 
 from benchmarks import record
 from benchmarks.record import ALL, Record
-from tables.format import Footnotes, number, spread
+from tables.format import Footnotes, grid, number, spread
 from tables.load import RANDOM, load_paper, load_table, paper_value
+from tables.notes import origin
 from tables.spec import Row, Table
 
 GPU = "gpu"
@@ -87,11 +87,6 @@ def _printed(table: Table, row: Row, paper: pd.DataFrame) -> str:
     return " / ".join(dict.fromkeys(f"*{number(value, 2)}*" for value in found if value is not None))
 
 
-def _grid(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    align = ["left", *["right"] * (len(headers) - 1)]
-    return tabulate(rows, headers, tablefmt="pipe", disable_numparse=True, colalign=align)
-
-
 def _lines(
     rows: Sequence[tuple[str, str]],
     records: Mapping[str, Record],
@@ -111,7 +106,7 @@ def _table_section(table: Table, records: Mapping[str, Record], marks: Footnotes
     rows = [(run, f"† {row.label}" if row.own else row.label) for run, row in by_run.items()]
     lines = [[*cells, _printed(table, by_run[run], paper)] for run, cells in _lines(rows, records, marks)]
     headers = (*HEADERS, f"Paper's speedup, {PAPER_DEVICE}")
-    return f"## {table.title}\n\n{_grid(headers, lines)}\n" if lines else ""
+    return f"## {table.title}\n\n{grid(lines, headers, headers[:1])}\n" if lines else ""
 
 
 def _ratio_section(records: Mapping[str, Record], marks: Footnotes) -> str:
@@ -124,7 +119,7 @@ def _ratio_section(records: Mapping[str, Record], marks: Footnotes) -> str:
         "Fig. 3's seconds. The blocks of each ratio are Algorithm 1's on random scores, of which a call's share most."
     )
     lines = [cells for _, cells in _lines(rows, records, marks, KINDS[:1])]
-    return f"## Seconds by pruned ratio\n\n{text}\n\n{_grid(HEADERS[:EAGER], lines)}\n"
+    return f"## Seconds by pruned ratio\n\n{text}\n\n{grid(lines, HEADERS[:EAGER], HEADERS[:1])}\n"
 
 
 def _training_section(records: Mapping[str, Record], marks: Footnotes) -> str:
@@ -137,16 +132,12 @@ def _training_section(records: Mapping[str, Record], marks: Footnotes) -> str:
             lines.append([own.spec["model"], marks.mark(reason), marks.mark(reason)])
     text = "The paper's settings: one picture, gradient checkpoints, its dense picture made as part of the step."
     headers = ("Model", "Seconds a step", "Peak memory GB")
-    return f"## A training step of the pruner\n\n{text}\n\n{_grid(headers, lines)}\n" if lines else ""
+    return f"## A training step of the pruner\n\n{text}\n\n{grid(lines, headers, headers[:1])}\n" if lines else ""
 
 
 def _measured_on(records: Mapping[str, Record]) -> str:
-    stamps = [own.provenance for own in records.values()]
-    devices, days, commits = (
-        ", ".join(sorted({str(stamp.get(key, ""))[:size] for stamp in stamps} - {""}))
-        for key, size in (("device", None), ("date", 10), ("commit", 10))
-    )
-    return f"Measured on {devices}; {days}; commit {commits}. The paper's speedups are of its own: {PAPER_DEVICE}."
+    known = "; ".join(filter(None, origin(records.values())))
+    return f"Measured on {known}. The paper's speedups are of its own: {PAPER_DEVICE}."
 
 
 def markdown(records: Mapping[str, Record]) -> str:

@@ -6,11 +6,10 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import pandas as pd
-from tabulate import tabulate
 
 from benchmarks.record import ALL
 from tables.claims import DIFFERENCES, load_claims
-from tables.format import number, spread
+from tables.format import grid, number, spread
 from tables.load import HERE
 from tables.verdicts import FAILS, HOLDS, PROFILES, UNTESTABLE, Evidence, Finding, Verdict, judge
 
@@ -44,11 +43,6 @@ NOTES = (
     "*The paper*: what it prints for the same two rows, ours / theirs, on its own model and prompts.",
     "MACs: all operations, ours / theirs. *Beside*: shown for the reader, decides nothing.",
 )
-
-
-def _grid(rows: Iterable[Sequence[str]], headers: Sequence[str]) -> str:
-    align = ["right" if header in RIGHT else "left" for header in headers]
-    return tabulate(list(rows), headers, tablefmt="pipe", disable_numparse=True, colalign=align)
 
 
 def _values(finding: Finding) -> str:
@@ -144,7 +138,9 @@ def _section(verdict: Verdict) -> str:
     text += "\n" + "".join(f"- {note}\n" for note in (claim.note, *notes) if note)
     own = [each for each in verdict.findings if each.check in claim.check]
     controls = [each for each in verdict.findings if each.check not in claim.check]
-    grids = [_grid(_check_lines(own), CHECKS)] * bool(own) + [_grid(_count_lines(controls), COUNTS)] * bool(controls)
+    grids = [grid(_check_lines(own), CHECKS, set(CHECKS) - RIGHT)] * bool(own) + [
+        grid(_count_lines(controls), COUNTS, set(COUNTS) - RIGHT)
+    ] * bool(controls)
     return text + "".join(f"\n{grid}\n" for grid in grids)
 
 
@@ -158,7 +154,7 @@ def markdown(by_profile: dict[str, list[Verdict]]) -> str:
         counts = f"**{holds} hold, {fails} do not, {neither} not testable**"
         if claims:
             parts += [f"{heading}Of {len(claims)} claims, on the embedded profile: {counts}.\n"]
-            parts += [_grid(map(_line, claims), headers) + "\n"]
+            parts += [grid(map(_line, claims), headers, set(headers) - RIGHT) + "\n"]
     parts.append("\n".join(f"- {note}" for note in NOTES) + "\n")
     for profile, verdicts in by_profile.items():
         measured = any(each.outcome != "missing" for verdict in verdicts for each in verdict.findings)

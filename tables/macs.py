@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from tabulate import tabulate
 
 from benchmarks.spec import BenchmarkError
+from tables.format import grid
 from tables.load import HERE, load_paper
 
 MACS = "macs"
@@ -21,6 +21,7 @@ AGREES = 0.002  # relative distance to the printed value
 GROUPED = ("4", "6")  # tables whose rows' names differ by group only
 KEYS = ("table", "group", "method", "dataset")
 HEADERS = ("Row", "Run", "Printed T", "Paper's convention T", "Off by", "In full T", "Verdict")
+LEFT = {"Row", "Run", "Model", "Verdict"}
 NOTES = (
     "*Paper's convention*: convolutions and linear layers of one guidance branch, one call a step; DiT with attention "
     "products, PixArt-alpha with both branches. That is how the printed cells come out.",
@@ -125,18 +126,13 @@ def markdown(counts: Mapping[str, Any], lines: Sequence[MacsLine]) -> str:
     text = f"# MACs of the paper's tables, counted without weights\n\n{len(lines)} lines: {summary}.\n"
     for table in dict.fromkeys(line.table for line in lines):
         rows = [_cells(line) for line in lines if line.table == table]
-        text += f"\n## Table {table}\n\n{_grid(rows, HEADERS)}\n"
+        text += f"\n## Table {table}\n\n{grid(rows, HEADERS, LEFT)}\n"
     calls = [
         [name, *(f"{cell[key] / 1e9:.2f}" for key in ("paper", "full"))] for name, cell in counts["models"].items()
     ]
     headers = ("Model", "Paper's convention G", "In full, one branch G")
     notes = "\n".join(f"- {note.format(tolerance=counts['tolerance'])}" for note in NOTES)
-    return f"{text}\n## One call\n\n{_grid(calls, headers)}\n\n## Notes\n\n{notes}\n"
-
-
-def _grid(rows: Sequence[Sequence[str]], headers: Sequence[str]) -> str:
-    align = ["left" if header in ("Row", "Run", "Model", "Verdict") else "right" for header in headers]
-    return tabulate(rows, headers, tablefmt="pipe", disable_numparse=True, colalign=align)
+    return f"{text}\n## One call\n\n{grid(calls, headers, LEFT)}\n\n## Notes\n\n{notes}\n"
 
 
 def render_macs(path: Path = COUNTS) -> dict[str, str]:

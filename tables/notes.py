@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
+from benchmarks.record import Record
 from tables.spec import EMBEDDED, Table
 
 NOTES = (
@@ -39,6 +42,23 @@ def notes(table: Table) -> list[str]:
     compared = [key for contest in table.compare for key in (*contest.metrics, *contest.beside)]
     columns = dict.fromkeys((*table.shown, *map(table.find_column, compared)))
     return [*table.notes, *general, *(column.note for column in columns if column.note)]
+
+
+def origin(records: Iterable[Record]) -> tuple[str, str, str]:
+    """The devices, the first and last day, and the commits of records; "" for what none of them says."""
+    stamps = [record.provenance for record in records]
+    days = sorted(str(stamp["date"])[:10] for stamp in stamps if "date" in stamp)
+    commits = {
+        str(stamp["commit"])[:10] + (" with changes" if stamp.get("dirty") else "")
+        for stamp in stamps
+        if "commit" in stamp
+    }
+    devices = {str(stamp["device"]) for stamp in stamps if "device" in stamp}
+    return (
+        ", ".join(sorted(devices)),
+        " to ".join(dict.fromkeys([days[0], days[-1]])) if days else "",
+        f"commit {', '.join(sorted(commits))}" if commits else "",
+    )
 
 
 def _paper_note(table: Table) -> str:

@@ -7,13 +7,12 @@ from itertools import product
 from pathlib import Path
 
 import pandas as pd
-from tabulate import tabulate
 
 from benchmarks.record import Record
-from tables.format import Footnotes, deviation, number, spread
+from tables.format import Footnotes, deviation, grid, number, spread
 from tables.load import RANDOM, departures, folder_of, load_paper, load_records, load_table
 from tables.measure import Cell, Comparison, compare, measure, row_cell
-from tables.notes import RANDOM_NOTE, notes
+from tables.notes import RANDOM_NOTE, notes, origin
 from tables.spec import CONTROL, EMBEDDED, Column, Contest, Dataset, Group, Row, Table
 
 CSV_COLUMNS = ["row", "dataset", "metric", "value", "paper", "n", "low", "high", "sd", "seeds", "verdict", "run"]
@@ -47,11 +46,6 @@ def _label(row: Row) -> str:
     return f"† {row.label}" if row.own else row.label
 
 
-def _grid(rows: Iterable[list[str]], headers: list[str]) -> str:
-    align = ["left" if header in LEFT else "right" for header in headers]
-    return tabulate(list(rows), headers, tablefmt="pipe", disable_numparse=True, colalign=align)
-
-
 def _dataset_section(
     table: Table, dataset: Dataset, cells: Mapping[tuple[str, str, str], Cell], notes: Footnotes
 ) -> str:
@@ -74,9 +68,9 @@ def _dataset_section(
     scored = [column.key for column in table.column if column.scored and not column.relative]
     sizes = {cells[row.label, dataset.key, key].n for row in table.rows for key in scored} - {None}
     n = f", n = {min(sizes)} a run" if sizes else ""
-    grid = _grid((row for each in table.group for row in group(each)), headers)
+    shown = grid((row for each in table.group for row in group(each)), headers, LEFT)
     paper = f"In italics: what the paper prints for {dataset.paper}, on another model.\n\n" if paper_columns else ""
-    return f"## {dataset.title}{n}\n\n{paper}{grid}\n"
+    return f"## {dataset.title}{n}\n\n{paper}{shown}\n"
 
 
 def _mean(runs: Sequence[Record], dataset: Dataset, column: Column) -> str:
@@ -133,12 +127,8 @@ def _compare_section(table: Table, contest: Contest, comparisons: list[Compariso
             lines.append([*start, ours, c.control.label, theirs, gap, verdict, *both])
         shown = (c for c in comparisons if c.best and c.metric == metric and c.group in contest.groups)
         summary = _summary(table, contest, shown)
-        text += f"\n### {column.title}{ARROWS[column.direction]}\n\n{summary}\n\n{_grid(lines, headers)}\n"
+        text += f"\n### {column.title}{ARROWS[column.direction]}\n\n{summary}\n\n{grid(lines, headers, LEFT)}\n"
     return text
-
-
-def _several(values: Iterable[object]) -> str:
-    return ", ".join(sorted({str(value) for value in values}))
 
 
 def _measured_on(table: Table, records: Mapping[str, Record]) -> str:
@@ -146,23 +136,17 @@ def _measured_on(table: Table, records: Mapping[str, Record]) -> str:
     if not records:
         return f"Nothing measured: {table.no_record}."
     specs = [record.spec for record in records.values()]
-    stamps = [record.provenance for record in records.values()]
-    dates = sorted(str(stamp["date"])[:10] for stamp in stamps if "date" in stamp)
-    commits = {
-        str(stamp["commit"])[:10] + (" with changes" if stamp.get("dirty") else "")
-        for stamp in stamps
-        if "commit" in stamp
-    }
+    devices, days, commits = origin(records.values())
     spec = specs[0]
     weights = {each["model"]: each["revision"][:12] for each in specs}
     models = ", ".join(f"{model} (weights {digest})" for model, digest in weights.items())
     sizes = ", ".join(dict.fromkeys(str(each["resolution"]) for each in specs))
     parts = [
         f"{models} at {sizes} px, {spec['profile']} profile",
-        _several(stamp["device"] for stamp in stamps if "device" in stamp),
+        devices,
         f"{spec['limit']} images a prompt set and run" if table.profile == EMBEDDED else "",
-        " to ".join(dict.fromkeys([dates[0], dates[-1]])) if dates else "",
-        f"commit {_several(commits)}" if commits else "",
+        days,
+        commits,
     ]
     return f"Measured on {'; '.join(part for part in parts if part)}.{_departures(table, records)}"
 
