@@ -27,7 +27,7 @@ def image_paths(folder: Path, count: int) -> list[Path]:
 
 
 def pictures_at_once(resolution: int) -> int:
-    """How many pictures of `resolution` squared pixels to make in one batch; this changes no picture."""
+    """How many pictures of `resolution` squared pixels to make in one batch; pictures change by rounding alone."""
     return min(100, max(1, PIXELS_AT_ONCE // resolution**2))
 
 
@@ -63,14 +63,20 @@ def generate(
     """Make the pictures of `part` that `folder` lacks and return the paths of all, one for each caption and seed."""
     paths = image_paths(folder, len(captions))
     folder.mkdir(parents=True, exist_ok=True)
-    missing = [index for index in range(len(paths))[part] if not paths[index].exists()]
+    wanted = range(len(paths))[part]
+    missing = {index for index in wanted if not paths[index].exists()}
     with tqdm(total=len(missing), desc=title, unit="image", disable=not missing) as progress:
-        for start in range(0, len(missing), batch):
-            indices = missing[start : start + batch]
+        for start in range(0, len(wanted), batch):
+            # Whole batches, also where a run goes on: rounding depends on what else a batch holds.
+            indices = wanted[start : start + batch]
+            lacking = missing.intersection(indices)
+            if not lacking:
+                continue
             images = sample(model, plan, [captions[i] for i in indices], [seeds[i] for i in indices], guidance)
             for index, image in zip(indices, images, strict=True):
-                _write_png(paths[index], image)
-            progress.update(len(indices))
+                if index in lacking:
+                    _write_png(paths[index], image)
+            progress.update(len(lacking))
     return paths
 
 
