@@ -1,9 +1,10 @@
 """Learned forecasts: when to compute, and how to combine what was computed, fitted jointly to dense runs.
 
 Of a schedule's coefficients few matter: between two computed calls of a site a sampler adds up what the site's reused
-values give, so that one change for each gap and remembered value, on top of a forecast, says nearly all. With so few
-unknowns second-order steps are cheap, and as a gap's change keeps its meaning when the gap's ends move, so are trials
-of other calls. All that differ in one coefficient or one call run side by side, and share what they have in common.
+values give, so that one change for each gap, remembered value and guidance branch, on top of a forecast, says nearly
+all; where gaps are many, neighbours share theirs. With so few unknowns second-order steps are cheap, and as a gap's
+change keeps its meaning when the gap's ends move, so are trials of other calls. All that differ in one coefficient or
+in where their calls are run side by side, and share what they have in common.
 """
 
 from __future__ import annotations
@@ -42,16 +43,19 @@ class Pictures(NamedTuple):
 @dataclass(frozen=True)
 class LearnConfig:
     """At most `rounds`, each a step of the coefficients of the last `memory` values and moves of computed calls by up
-    to `shift` (0: none). It starts from a forecast of `order`; `together` pictures run in one batch."""
+    to `shift` (0: none). Neighbouring gaps between computed calls are learned together in at most so many `groups`.
+    It starts from a forecast of `order`; `together` pictures run in one batch."""
 
     memory: int = 3
     rounds: int = 6
     shift: int = 2
+    groups: int = 10
     order: int = 1
     together: int = 200
 
     def __post_init__(self) -> None:
-        for name, least in (("memory", self.order + 1), ("rounds", 0), ("shift", 0), ("together", 1)):
+        least_of = {"memory": self.order + 1, "rounds": 0, "shift": 0, "groups": 1, "together": 1}
+        for name, least in least_of.items():
             if getattr(self, name) < least:
                 raise DipgoError(f"learn.{name} is {getattr(self, name)}; it must be at least {least}")
 
@@ -68,21 +72,23 @@ class Learned:
 
 @dataclass(frozen=True)
 class _State:
-    """Gates, and per gap of a site [gaps, sites, memory] the change to the coefficients that the rule gives.
-
-    A site's gap number n comes after its n-th computed call.
-    """
+    """Gates, and of every group of a site's gaps [groups, sites, memory, branches] the change to the coefficients that
+    the rule gives. A site's gap is what follows a call that computes it, up to the next."""
 
     reuse: np.ndarray
     changes: np.ndarray
+
+    def groups(self, computed: np.ndarray) -> np.ndarray:
+        """The group of the gap that a call belongs to, of every site, int [calls, sites]."""
+        gaps = np.cumsum(computed, axis=0) - 1
+        return gaps * len(self.changes) // (gaps.max() + 1)
 
     def schedule(self, graph: BlockGraph, rule: Rule) -> Schedule:
         plain = Schedule(graph.sites, self.reuse)
         computed = graph.execute(plain).computed
         given = rule(computed)
-        gaps = np.cumsum(computed, axis=0)
-        coefficients = self.changes[gaps, np.arange(len(graph.sites))]
-        coefficients[..., : given.shape[2]] += given
+        coefficients = self.changes[self.groups(computed), np.arange(len(graph.sites))]
+        coefficients[:, :, : given.shape[2]] += given[..., None]
         return replace(plain, coefficients=coefficients)
 
 
@@ -113,13 +119,14 @@ def learn_forecast(
     def errors(states: Sequence[_State]) -> torch.Tensor:
         return run([state.schedule(graph, rule) for state in states]) - dense
 
-    gaps = int(graph.execute(Schedule(graph.sites, schedule.reuse)).computed.sum(axis=0).max()) + 1
-    best = _State(schedule.reuse, np.zeros((gaps, len(graph.sites), config.memory)))
+    gaps = int(graph.execute(Schedule(graph.sites, schedule.reuse)).computed.sum(axis=0).max())
+    branches = len(_parts(guidance))
+    best = _State(schedule.reuse, np.zeros((min(gaps, config.groups), len(graph.sites), config.memory, branches)))
     error = errors([best])[0]
     yield Learned(0, _loss(error), best.schedule(graph, rule))
     for number in range(1, config.rounds + 1):
         before = _loss(error)
-        best, error = _step(graph, best, error, errors)
+        best, error = _step(graph, best, error, errors, guidance)
         if config.shift:
             best, error = _move(graph, best, error, errors, config.shift)
         if before - _loss(error) < GAIN:
@@ -143,9 +150,11 @@ def _better(
     return (tried[index], errors[index]) if losses[index] < _loss(error) else (best, error)
 
 
-def _step(graph: BlockGraph, state: _State, error: torch.Tensor, errors: Errors) -> tuple[_State, torch.Tensor]:
+def _step(
+    graph: BlockGraph, state: _State, error: torch.Tensor, errors: Errors, guidance: float
+) -> tuple[_State, torch.Tensor]:
     """A Gauss-Newton step of the changes."""
-    directions = _directions(graph, state)
+    directions = _directions(graph, state, guidance)
     if not directions:
         raise DipgoError("this schedule reuses nothing, so there is nothing to learn")
     nudged = [replace(state, changes=state.changes + NUDGE * direction) for direction in directions]
@@ -162,56 +171,66 @@ def _step(graph: BlockGraph, state: _State, error: torch.Tensor, errors: Errors)
     return _better(tried, errors(tried), state, error)
 
 
-def _directions(graph: BlockGraph, state: _State) -> list[np.ndarray]:
-    """One for every gap in which a site is reused and every value that is remembered in it."""
+def _directions(graph: BlockGraph, state: _State, guidance: float) -> list[np.ndarray]:
+    """One for every group of gaps in which a site is reused, every value that is remembered in it, and branch."""
     execution = graph.execute(Schedule(graph.sites, state.reuse))
-    gaps = np.cumsum(execution.computed, axis=0)
+    groups, values = state.groups(execution.computed), np.cumsum(execution.computed, axis=0)
+    remembered = np.zeros(state.changes.shape[:2], dtype=int)
+    calls, sites = np.nonzero(execution.reused)
+    np.maximum.at(remembered, (groups[calls, sites], sites), values[calls, sites])
     found = []
-    for site in range(len(graph.sites)):
-        for gap in np.unique(gaps[execution.reused[:, site], site]):
-            for k in range(min(gap, state.changes.shape[2])):
-                direction = np.zeros_like(state.changes)
-                direction[gap, site, k] = 1
-                found.append(direction)
+    for index in np.ndindex(state.changes.shape[:3]):
+        if index[2] < remembered[index[:2]]:
+            for parts in _parts(guidance):
+                found.append(np.zeros_like(state.changes))
+                found[-1][index] = parts
     return found
+
+
+def _parts(guidance: float) -> list[tuple[float, ...]]:
+    """Changes of the branches' coefficients that change the guided prediction by itself, or by what guidance amplifies:
+    the conditional prediction less the unconditional one. Each alone, the branches are too much alike."""
+    return [(1, 1), (1 / (guidance - 1), 1 / guidance)] if guidance > 1 else [(1,)]
 
 
 def _move(
     graph: BlockGraph, state: _State, error: torch.Tensor, errors: Errors, shift: int
 ) -> tuple[_State, torch.Tensor]:
     """The best of single moves, and of the best few made together."""
-    moves = [move for move in _moves(state.reuse, shift) if _as_much(graph, state.reuse, _moved(state.reuse, [move]))]
-    if not moves:
+    single = {tuple(move): moved for move in _moves(state, shift) if (moved := _moved(graph, state, move))}
+    if not single:
         return state, error
-    found = errors([replace(state, reuse=_moved(state.reuse, [move])) for move in moves])
-    ranked = sorted(zip((_loss(each) for each in found), moves, strict=True))
-    chosen: list[tuple[int, int]] = []
-    tried = []
-    for loss, move in ranked:
-        apart = all(max(move) < min(other) or min(move) > max(other) for other in chosen)
-        if loss < _loss(error) and apart and len(chosen) < MOVES:
-            chosen.append(move)
-            reuse = _moved(state.reuse, chosen)
-            if _as_much(graph, state.reuse, reuse):
-                tried.append(replace(state, reuse=reuse))
+    losses = [_loss(each) for each in errors(list(single.values()))]
+    chosen, tried = np.zeros(len(next(iter(single))), dtype=int), []
+    for loss, move in sorted(zip(losses, single, strict=True)):
+        apart = not np.any(chosen * move)
+        moved = _moved(graph, state, chosen + move)
+        if loss < _loss(error) and apart and moved and len(tried) < MOVES:
+            chosen = chosen + move
+            tried.append(moved)
     return _better(tried, errors(tried), state, error) if tried else (state, error)
 
 
-def _moves(reuse: np.ndarray, shift: int) -> list[tuple[int, int]]:
-    """(from, to): gates of two calls that may change places; call 0 stays, and one that computes is moved."""
-    calls = range(1, len(reuse))
-    pairs = [(a, b) for a in calls for b in calls if 0 < abs(a - b) <= shift and not reuse[a].all()]
-    return [(a, b) for a, b in pairs if reuse[b].all() and reuse[min(a, b) + 1 : max(a, b)].all()]
+def _moves(state: _State, shift: int) -> Iterator[np.ndarray]:
+    """By how much each call that computes is moved: all of one group, but call 0 stays."""
+    count = len(_computing(state.reuse))
+    groups = np.arange(count) * len(state.changes) // count
+    for group in np.unique(groups[1:]):
+        for by in (*range(-shift, 0), *range(1, shift + 1)):
+            yield np.where((groups == group) & (np.arange(count) > 0), by, 0)
 
 
-def _moved(reuse: np.ndarray, moves: Sequence[tuple[int, int]]) -> np.ndarray:
-    order = np.arange(len(reuse))
-    for a, b in moves:
-        order[[a, b]] = order[[b, a]]
-    return reuse[order]
+def _computing(reuse: np.ndarray) -> np.ndarray:
+    return np.flatnonzero(~reuse.all(axis=1))
 
 
-def _as_much(graph: BlockGraph, one: np.ndarray, other: np.ndarray) -> bool:
-    """Whether both compute each site equally often, the cascade included."""
-    computed = [graph.execute(Schedule(graph.sites, reuse)).computed.sum(axis=0) for reuse in (one, other)]
-    return bool((computed[0] == computed[1]).all())
+def _moved(graph: BlockGraph, state: _State, move: np.ndarray) -> _State | None:
+    """None where calls would pass each other, or a site would be computed more or less often, the cascade included."""
+    old = _computing(state.reuse)
+    new = old + move
+    if new[-1] >= len(state.reuse) or (np.diff(new) < 1).any():
+        return None
+    reuse = np.ones_like(state.reuse)
+    reuse[new] = state.reuse[old]
+    one, other = (graph.execute(Schedule(graph.sites, gates)).computed.sum(axis=0) for gates in (state.reuse, reuse))
+    return replace(state, reuse=reuse) if (one == other).all() else None

@@ -27,7 +27,7 @@ from dipgo.values import add, residual
 
 
 def leaders(computed: np.ndarray, coefficients: np.ndarray) -> np.ndarray:
-    """For bool [schedules, calls, sites] and float [schedules, calls, sites, K] the first schedule that computed the
+    """For bool [schedules, calls, sites] and float [schedules, calls, sites, ...] the first schedule that computed the
     same in all calls so far, and reused it by the same coefficients, int [schedules, calls]. Up to there the two runs
     are one."""
     found = np.zeros(computed.shape[:2], dtype=int)
@@ -41,14 +41,13 @@ def leaders(computed: np.ndarray, coefficients: np.ndarray) -> np.ndarray:
 
 
 def _coefficients(schedules: Sequence[Schedule]) -> np.ndarray:
-    """Of all schedules [schedules, calls, sites, K], with holding written out."""
-    depth = max(schedule.depth for schedule in schedules)
-    found = np.zeros((len(schedules), *schedules[0].reuse.shape, depth), dtype=np.float32)
-    for own, schedule in zip(found, schedules, strict=True):
-        if schedule.coefficients is None:
-            own[schedule.reuse, 0] = 1
-        else:
-            own[..., : schedule.depth] = schedule.coefficients
+    """Of all schedules [schedules, calls, sites, K, branches], with holding written out."""
+    given = [s.reuse[..., None] if s.coefficients is None else s.coefficients for s in schedules]
+    given = [own if own.ndim == 4 else own[..., None] for own in given]
+    depth, branches = (max(own.shape[axis] for own in given) for axis in (2, 3))
+    found = np.zeros((len(given), *given[0].shape[:2], depth, branches), dtype=np.float32)
+    for place, own in zip(found, given, strict=True):
+        place[:, :, : own.shape[2]] = own
     return found
 
 
@@ -73,7 +72,7 @@ class _Run:
         self.leaders = leaders(self.computed, coefficients)
         holding = all(schedule.coefficients is None for schedule in schedules)
         self.coefficients = None if holding else torch.tensor(coefficients)
-        self.depth = coefficients.shape[-1]
+        self.depth = coefficients.shape[3]
         self.calls, self.count = self.computed.shape[1], len(schedules)
         self.call = 0
         self.running: list[int] = []
@@ -121,10 +120,11 @@ class _Run:
         past = self.last(key, of)
         if self.coefficients is None:
             return past[0]
-        own = self.coefficients[list(of), self.call, index]
+        own = self.coefficients[list(of), self.call, index].movedim(2, 0)  # [branches, schedules, K]
 
         def combination(*values: torch.Tensor) -> torch.Tensor:
-            weights = own.to(values[0]).repeat(len(values[0]) // len(of), 1)
+            pictures = len(values[0]) // own[..., 0].numel()  # of which each has a row for each schedule
+            weights = own.to(values[0]).repeat(1, pictures, 1).flatten(0, 1)
             return sum(w.view(-1, *[1] * (v.ndim - 1)) * v for w, v in zip(weights.unbind(1), values, strict=True))
 
         return tree_map(combination, *past)

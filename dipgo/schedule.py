@@ -23,7 +23,8 @@ class Schedule:
 
     A reused value is a linear combination of the last K values that the block computed, newest first, by
     `coefficients`, float [calls, sites, K] (`dipgo.rules` makes them; what would precede call 0 counts as equal to
-    it). None is the paper's rule: the last value is held.
+    it). With a fourth axis they are those of each guidance branch, in the order in which a batch holds the branches
+    (the unconditional one first). None is the paper's rule: the last value is held.
     """
 
     sites: tuple[str, ...]
@@ -50,13 +51,18 @@ class Schedule:
         """One form for all that do the same: zeros where nothing is reused, no values that nobody reads, and None
         for holding."""
         given = np.array(coefficients, dtype=np.float32)
-        if given.ndim != 3 or given.shape[:2] != self.reuse.shape or not given.shape[2]:
-            raise DipgoError(f"coefficients have shape {given.shape}, expected [{self.calls}, {len(self.sites)}, K]")
+        if given.ndim not in (3, 4) or given.shape[:2] != self.reuse.shape or 0 in given.shape[2:]:
+            raise DipgoError(
+                f"coefficients have shape {given.shape}, expected [{self.calls}, {len(self.sites)}, K] or, "
+                "for each guidance branch, K and branches"
+            )
         if not np.isfinite(given).all():
             raise DipgoError("coefficients hold NaN or infinity: the fit diverged; fit on more pictures")
-        given = np.where(self.reuse[..., None], given, np.float32(0))
-        depth = max(np.flatnonzero(given.any(axis=(0, 1))), default=0) + 1
-        given = given[..., :depth].copy()
+        given[~self.reuse] = 0
+        if given.ndim == 4 and (given == given[..., :1]).all():
+            given = given[..., 0]
+        depth = max(np.nonzero(given)[2], default=0) + 1
+        given = given[:, :, :depth].copy()
         given.flags.writeable = False
         return None if depth == 1 and (given[self.reuse] == 1).all() else given
 
@@ -112,7 +118,7 @@ class Schedule:
         except (TypeError, ValueError) as error:
             if isinstance(error, DipgoError):
                 raise
-            raise DipgoError("a schedule's coefficients must be numbers [calls, sites, K]") from None
+            raise DipgoError("a schedule's coefficients must be numbers [calls, sites, K(, branches)]") from None
 
     def save(self, path: Path) -> None:
         """Write as JSON."""

@@ -16,7 +16,7 @@ from dipgo.trace import Trace
 
 OUTPUT = object()  # the key of the denoiser's own output among the remembered values
 Row = tuple[torch.Tensor | None, torch.Tensor | None]
-"""Soft gates [sites] and coefficients [sites, K] of a call."""
+"""Soft gates [sites] and coefficients [sites, K] or [sites, K, branches] of a call."""
 
 
 class Trajectory:
@@ -64,8 +64,10 @@ class Trajectory:
 
     def begin(self) -> None:
         """Take out this call's gates and coefficients."""
-        take = [None if all_rows is None else all_rows[self.call] for all_rows in (self.soft, self.coefficients)]
-        self.row = (take[0], take[1])
+        gates, coefficients = [None if rows is None else rows[self.call] for rows in (self.soft, self.coefficients)]
+        if self.branches > 1 and coefficients is not None and coefficients.ndim == 3:
+            coefficients = coefficients[..., self.entered % self.branches]
+        self.row = (gates, coefficients)
 
     @contextmanager
     def at(self, entered: int, row: Row, memory: dict[Any, Any]) -> Iterator[None]:

@@ -19,7 +19,7 @@ from dipgo import (
     ruled,
     trace_graph,
 )
-from dipgo.learning import _moves
+from dipgo.learning import _moved, _moves, _State
 from tests.conftest import GUIDANCE
 
 STEPS, KEPT = 12, [0, 4, 8]
@@ -30,11 +30,13 @@ def whole_call(tiny):
     return trace_graph(tiny.denoiser, [""], tiny.probe)
 
 
-def learned(tiny, graph, kept=KEPT, *, sampler="ddim", **settings):
+def learned(tiny, graph, kept=KEPT, *, sampler="ddim", guidance=GUIDANCE, **settings):
     sampler = tiny.sampler(sampler, STEPS)
     schedule = Schedule.skip_calls(graph.sites, sampler.calls, kept)
-    pictures = Pictures(tiny.noise, tiny.conditioning, tiny.seeds)
-    return list(learn_forecast(LearnConfig(**settings), tiny.denoiser, graph, schedule, sampler, pictures, GUIDANCE))
+    branches = slice(None) if guidance > 1 else slice(len(tiny.noise), None)
+    conditioning = {name: value[branches] for name, value in tiny.conditioning.items()}
+    pictures = Pictures(tiny.noise, conditioning, tiny.seeds)
+    return list(learn_forecast(LearnConfig(**settings), tiny.denoiser, graph, schedule, sampler, pictures, guidance))
 
 
 def error(tiny, graph, schedule: Schedule, noise: torch.Tensor, sampler="ddim") -> float:
@@ -84,10 +86,35 @@ def test_blocks_learn_coefficients_too(tiny):
     assert rounds[-1].loss < rounds[0].loss
 
 
-def test_moves_keep_the_first_call_and_pass_no_other():
+def test_each_guidance_branch_learns_coefficients_of_its_own(tiny, whole_call):
+    guided = learned(tiny, whole_call, rounds=1, shift=0)[-1]
+    assert guided.schedule.coefficients.shape[3] == 2
+    alone = learned(tiny, whole_call, rounds=1, shift=0, guidance=1.0)[-1]
+    assert alone.schedule.coefficients.ndim == 3
+
+
+def test_neighbouring_gaps_share_their_change_where_there_are_more_than_groups(tiny, whole_call):
+    kept = range(0, STEPS, 2)
+    start, last = learned(tiny, whole_call, kept, groups=2, rounds=1, shift=0, order=0)
+    assert last.loss < start.loss
+    changes = [last.schedule.coefficients[call, 0] for call in range(1, STEPS, 2)]
+    assert all((change == changes[0]).all() for change in changes[:3])
+    assert all((change == changes[3]).all() for change in changes[3:])
+    assert (changes[0] != changes[3]).any()
+
+
+def computed(reuse: np.ndarray) -> list[int]:
+    return np.flatnonzero(~reuse[:, 0]).tolist()
+
+
+def test_moves_keep_the_first_call_and_pass_no_other(whole_call):
     reuse = np.array([0, 1, 0, 0, 1, 1], dtype=bool)[:, None]
-    assert _moves(reuse, 1) == [(2, 1), (3, 4)]
-    assert _moves(reuse, 2) == [(2, 1), (3, 4), (3, 5)]
+    apart = _State(reuse, np.zeros((3, 1, 1, 1)))
+    found = [_moved(whole_call, apart, move) for move in _moves(apart, 2)]
+    assert [computed(state.reuse) for state in found if state] == [[0, 1, 3], [0, 2, 4], [0, 2, 5]]
+    grouped = _State(reuse, np.zeros((1, 1, 1, 1)))  # which moves them together
+    found = [_moved(whole_call, grouped, move) for move in _moves(grouped, 2)]
+    assert [computed(state.reuse) for state in found if state] == [[0, 1, 2], [0, 3, 4], [0, 4, 5]]
 
 
 def test_bad_settings_are_named(tiny, whole_call):

@@ -23,6 +23,7 @@ from dipgo import (
     rollout,
     ruled,
 )
+from dipgo.values import combine
 from tests.conftest import SD_SCHEDULER
 from tests.contract import CALLS, UNITS, instance, relative
 
@@ -105,12 +106,13 @@ def some(made) -> list[Schedule]:
     skipping = Schedule.skip_calls(made.graph.sites, CALLS, [0, 2, 3])
     killing = [made.reuse(1), made.reuse(2, 0.8)]
     arbitrary = [Schedule(s.sites, s.reuse, 0.4 * rng.normal(size=(*s.reuse.shape, 3))) for s in killing]
-    return [*arbitrary, *(ruled(Forecast(times, order), made.graph, skipping) for order in (1, 2)), killing[0]]
+    branched = [Schedule(s.sites, s.reuse, 0.4 * rng.normal(size=(*s.reuse.shape, 2, 2))) for s in killing[:1]]
+    return [*arbitrary, *branched, *(ruled(Forecast(times, o), made.graph, skipping) for o in (1, 2)), killing[0]]
 
 
 @torch.no_grad()
 def test_soft_gates_of_zero_and_one_equal_the_hard_schedule_under_any_rule(made):
-    for schedule in some(made)[3::-1]:
+    for schedule in some(made)[4::-1]:
         hard = made.run(schedule)
         coefficients = torch.tensor(schedule.coefficients)
         soft = made.run(torch.tensor(schedule.reuse).float(), coefficients=coefficients)
@@ -139,7 +141,7 @@ def test_together_equals_one_by_one_under_any_rule(made):
 
 def test_gradients_reach_coefficients_and_gates_with_checkpoints_and_without():
     made = instance(FAMILIES[0])
-    schedule = some(made)[0]
+    schedule = some(made)[2]  # with coefficients for each branch
     for gates in (schedule, torch.tensor(schedule.reuse).float()):
         found = []
         for checkpoint in (False, True):
@@ -161,6 +163,35 @@ def test_a_schedule_with_coefficients_survives_json_and_is_canonical():
     assert Schedule(schedule.sites, schedule.reuse, padded).digest == schedule.digest
 
 
+def test_each_guidance_branch_is_combined_by_its_own_coefficients():
+    hold = Schedule.skip_calls(("",), 4, [0, 2])
+    own = np.stack([np.full((4, 1, 1), 2.0), np.full((4, 1, 1), 3.0)], axis=3)
+    schedule = Schedule(hold.sites, hold.reuse, own)
+    again = Schedule.from_dict(json.loads(json.dumps(schedule.to_dict())))
+    assert again.digest == schedule.digest and again.coefficients.shape == (4, 1, 1, 2)
+    past = [(torch.ones(6, 3), torch.ones(6))]
+    for value in combine(torch.tensor([[2.0, 3.0]]), past):
+        assert value.reshape(6, -1)[:, 0].tolist() == [2, 2, 2, 3, 3, 3]
+    with pytest.raises(DipgoError, match="5 rows does not hold 2 guidance branches"):
+        combine(torch.ones(1, 2), [torch.ones(5)])
+
+
+def test_branches_in_calls_of_their_own_are_combined_like_those_of_one_batch():
+    own = np.array([2.0, 3.0]).reshape(1, 1, 1, 2).repeat(3, 0)
+    schedule = Schedule(WHOLE_CALL.sites, np.array([[False], [True], [False]]), own)
+    denoiser = Polynomial(1)
+    with torch.no_grad(), gated(denoiser, WHOLE_CALL, schedule, calls_per_step=2):
+        sample = torch.zeros(1, 4, dtype=torch.double)
+        found = [denoiser(sample, timestep=time) for time in (30.0, 30.0, 20.0, 20.0, 10.0, 10.0)]
+    torch.testing.assert_close(found[2:4], [2 * found[0], 3 * found[1]])
+
+
+def test_coefficients_alike_in_all_branches_are_those_of_one():
+    schedule = forecast(1)
+    alike = np.repeat(schedule.coefficients[..., None], 2, axis=3)
+    assert Schedule(schedule.sites, schedule.reuse, alike).digest == schedule.digest
+
+
 def test_holding_leaves_no_coefficients_in_the_json():
     hold = Schedule.skip_calls(("",), 4, [0, 2])
     assert set(hold.to_dict()) == {"sites", "reuse"}
@@ -171,6 +202,8 @@ def test_bad_coefficients_and_orders_are_refused():
     hold = Schedule.skip_calls(("",), 4, [0, 2])
     with pytest.raises(DipgoError, match="shape"):
         Schedule(hold.sites, hold.reuse, np.ones((4, 2, 1)))
+    with pytest.raises(DipgoError, match="for each guidance branch, K and branches"):
+        Schedule(hold.sites, hold.reuse, np.ones((4, 1, 1, 0)))
     with pytest.raises(DipgoError, match="NaN"):
         Schedule(hold.sites, hold.reuse, np.full((4, 1, 1), np.nan))
     with pytest.raises(DipgoError, match="coefficients must be numbers"):
