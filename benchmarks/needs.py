@@ -22,7 +22,7 @@ from dipgo import LearnConfig, Sampler, TrainConfig
 
 FROM_PICTURES = PREPARED | {"of"}  # params of methods whose schedules are not known beforehand
 COSTLY = ("steps", "accumulate", "checkpoint")  # what of a training's settings decides its cost
-TRIED = ("rounds", "memory", "shift")  # and of a learning's
+TRIED = ("rounds", "memory", "shift", "groups")  # and of a learning's
 TERA, PETA = 1e12, 1e15
 NOTES = """\
 calls: of the denoiser, a picture. TMACs: of a picture, all operations, calls and guidance branches; ~ is the target of
@@ -133,7 +133,7 @@ def _preparations(spec: RunSpec, workspace: Path, whole: float, dense: Plan) -> 
     if "learn" in spec.params:
         path, settings = forecasts.path_of(spec, workspace / FORECASTS), spec.params["learn"]
         config = replace(LearnConfig(), **{key: settings[key] for key in TRIED if key in settings})
-        tried = config.rounds * share * dense.sampler.calls * (config.memory + 2 * config.shift)
+        tried = config.tried(round(share * dense.sampler.calls), branches(spec))
         if not path.exists():
             found.append((path, settings.get("pictures", forecasts.PICTURES) * whole * (1 + tried * share)))
     if "search" in spec.params:

@@ -59,6 +59,12 @@ class LearnConfig:
             if getattr(self, name) < least:
                 raise DipgoError(f"learn.{name} is {getattr(self, name)}; it must be at least {least}")
 
+    def tried(self, gaps: int, branches: int) -> int:
+        """How many schedules at most are tried where one site is computed `gaps` times in a picture."""
+        groups = min(gaps, self.groups)
+        moves = 2 * self.shift * groups + MOVES if self.shift else 0
+        return self.rounds * (groups * self.memory * branches + len(DAMPING) + moves)
+
 
 @dataclass(frozen=True)
 class Learned:
