@@ -9,11 +9,9 @@ from typing import Any, Protocol
 import numpy as np
 from torch import nn
 
-from dipgo import BlockGraph, CostModel, Forecast, Sampler, Schedule, Site, family_of, ruled
+from dipgo import BlockGraph, CostModel, Forecast, Sampler, Schedule, family_of, ruled
 from dipgo.errors import DipgoError
 from dipgo.families import Unit
-
-WHOLE_CALL = ""  # the denoiser itself as the one gated module
 
 
 @dataclass(frozen=True)
@@ -85,7 +83,7 @@ class PlanContext:
     def skipping(self, computed: Sequence[int], order: int = 0) -> Plan:
         """Whole calls are skipped but for those in `computed`; of the last predictions a polynomial of that order is
         continued, so that 0 holds the last one."""
-        context = self.at_sites([str(Site(WHOLE_CALL))])
+        context = self.at_unit("call")
         schedule = Schedule.skip_calls(context.graph.sites, self.sampler.calls, computed)
         rule = Forecast(self.sampler.noise_ratios, order)
         return Plan(self.sampler, ruled(rule, context.graph, schedule), context.costs)

@@ -11,10 +11,12 @@ from baselines import Plan
 from benchmarks import forecasts, models, record, training
 from benchmarks.cells import latency_cells, macs_cells, search_cells, training_cells
 from benchmarks.fitness import fitness_of
+from benchmarks.forecasts import Learning
 from benchmarks.provenance import provenance
 from benchmarks.record import Record
 from benchmarks.spec import RunSpec
 from benchmarks.tasks import FORECASTS, PRUNERS, SEARCHES, unscored
+from benchmarks.training import Training
 
 
 def assemble(spec: RunSpec, plan: Plan, workspace: Path, settings: Mapping[str, int]) -> Record:
@@ -26,10 +28,13 @@ def assemble(spec: RunSpec, plan: Plan, workspace: Path, settings: Mapping[str, 
     absent |= unscored(spec)
     if "latency" in spec.metrics:
         cells |= latency_cells(json.loads((folder / "latency.json").read_text()))
+    trained: list[Training | Learning] = []
     if "train" in spec.params:
-        cells |= training_cells(training.train_once(spec, spec.params["train"], workspace / PRUNERS))
+        trained.append(training.train_once(spec, spec.params["train"], workspace / PRUNERS))
     if "learn" in spec.params:
-        cells |= training_cells(forecasts.read(forecasts.path_of(spec, workspace / FORECASTS)))
+        trained.append(forecasts.read(forecasts.path_of(spec, workspace / FORECASTS)))
+    if trained:
+        cells |= training_cells(trained)
     trace = None
     if "search" in spec.metrics:
         evaluated = fitness_of(spec, workspace / SEARCHES)

@@ -41,9 +41,13 @@ def latency_cells(rounds: Mapping[str, Sequence[Mapping[str, float]]]) -> dict[s
     return cells
 
 
-def training_cells(training: Training | Learning) -> dict[str, dict[str, Any]]:
-    """What training a pruner or learning a forecast cost: seconds, and bytes of resident memory."""
-    return {"training_seconds": {"value": training.seconds}, "training_peak_memory": {"value": training.peak_memory}}
+def training_cells(trained: Sequence[Training | Learning]) -> dict[str, dict[str, Any]]:
+    """What training a pruner, learning a forecast, or one after the other cost: seconds, and bytes of resident
+    memory."""
+    return {
+        "training_seconds": {"value": sum(each.seconds for each in trained)},
+        "training_peak_memory": {"value": max(each.peak_memory for each in trained)},
+    }
 
 
 def search_cells(journal: Journal, loss: float) -> dict[str, dict[str, Any]]:

@@ -13,13 +13,12 @@ import numpy as np
 from tqdm import tqdm
 
 from baselines import Plan
-from benchmarks import models
+from benchmarks import models, training
 from benchmarks.generate import BATCHES, pictures_at_once
 from benchmarks.provenance import memory_meter
 from benchmarks.record import write_text
 from benchmarks.sources import source
 from benchmarks.spec import BenchmarkError, RunSpec, address, unknown
-from benchmarks.training import NOISE_SEED
 from dipgo import LearnConfig, Pictures, Schedule, initial_noise, learn_forecast, picture_seeds
 
 PICTURES, PROMPTS, SEED = 16, "train", 0
@@ -38,15 +37,19 @@ class Learning:
 
 
 def path_of(spec: RunSpec, folder: Path) -> Path:
-    """Where in `folder` the forecast of a run is kept, by `params["calls"]` and `params["learn"]`.
+    """Where in `folder` the forecast of a run is kept, by `params["learn"]` and by what says where it starts: the
+    number of calls, or the pruner's training and ratio.
 
-    The latter are `LearnConfig`'s fields and `pictures`, how many to learn from (16); `prompts`, whose ("train");
+    The former are `LearnConfig`'s fields and `pictures`, how many to learn from (16); `prompts`, whose ("train");
     `seed`, which of them and with which noise (0). Raises `BenchmarkError` for another name.
     """
     settings = spec.params.get("learn", {})
     own = {"pictures": PICTURES, "prompts": PROMPTS, "seed": SEED}
     own |= {name: value for name, value in settings.items() if name in OWN}
     identity = {**spec.setting._asdict(), "calls": spec.params.get("calls"), **own, **asdict(_config(settings))}
+    if "train" in spec.params:
+        pruner = training.path_of(spec, spec.params["train"], folder).stem
+        identity |= {"pruner": pruner, "ratio": spec.params.get("ratio")}
     return address(identity, folder)
 
 
@@ -94,6 +97,6 @@ def _pictures(model: models.Model, spec: RunSpec, settings: Mapping[str, Any]) -
     if not 1 <= count <= len(captions):
         raise BenchmarkError(f"learn.pictures is {count}; it must lie between 1 and the {len(captions)} prompts")
     drawn = [captions[i] for i in np.random.default_rng(seed).permutation(len(captions))[:count]]
-    seeds = picture_seeds(NOISE_SEED + seed, range(count))
+    seeds = picture_seeds(training.NOISE_SEED + seed, range(count))
     noise = initial_noise(seeds, model.latent_shape).to(model.device)
     return Pictures(noise, model.condition(drawn, spec.guidance), seeds)

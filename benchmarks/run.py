@@ -170,7 +170,10 @@ class Suite:
                 if path.parent == self.pruners and not path.exists():
                     jobs[path] = Job(f"pruner of {spec.id}", lambda spec=spec: (train, spec, self.pruners))
                 elif path.parent == self.forecasts and not path.exists():
-                    jobs[path] = Job(f"forecast of {spec.id}", lambda spec=spec: (forecast, spec, self.workspace))
+                    needs = tuple(other for other in self._prepared(spec) if other.parent == self.pruners)
+                    jobs[path] = Job(
+                        f"forecast of {spec.id}", lambda spec=spec: (forecast, spec, self.workspace), needs
+                    )
                 elif path.parent == self.searches and not fitness.read_journal(path).finished:
                     jobs[path] = Job(f"search of {spec.id}", lambda spec=spec: (search, spec, self.workspace))
         return jobs

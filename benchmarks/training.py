@@ -27,6 +27,8 @@ from dipgo import Batch, Sampler, Schedule, TrainConfig, initial_noise, picture_
 CHUNK = 25  # batches whose dense pictures are made together, which costs a fraction of one by one
 NOISE_SEED = 1_000_003  # apart from the seeds of any scored picture
 BATCH, UNIT, PROMPTS = 1, "output", "train"
+# Settings that came later than the first trainings, whose addresses shall hold.
+LATER = {"unit": UNIT, "prompts": PROMPTS, "order": TrainConfig.order, "coefficient_lr": TrainConfig.coefficient_lr}
 
 
 @dataclass(frozen=True)
@@ -47,10 +49,10 @@ def path_of(spec: RunSpec, settings: Mapping[str, Any], folder: Path) -> Path:
     are gated ("output"); `prompts`, the prompt set to train on ("train"). Raises `BenchmarkError` for another name.
     """
     config = _config(settings)
-    identity = {**spec.setting._asdict(), "batch": settings.get("batch", BATCH), **asdict(config)}
-    for name, usual in (("unit", UNIT), ("prompts", PROMPTS)):
-        if settings.get(name, usual) != usual:
-            identity[name] = settings[name]
+    identity = {"batch": BATCH} | LATER | dict(settings) | spec.setting._asdict() | asdict(config)
+    for name, usual in LATER.items():
+        if identity[name] == usual:
+            del identity[name]
     return address(identity, folder)
 
 

@@ -18,6 +18,7 @@ from dipgo.schedule import Schedule
 
 INPUT = -1  # stands for the denoiser's own inputs among the sites that a tensor was made from
 DELTA = ":delta"
+WHOLE_CALL = ""  # the denoiser itself as the one gated module
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from itertools import product
 
 import numpy as np
 
@@ -41,7 +42,7 @@ class Forecast:
 
     def __call__(self, computed: np.ndarray) -> np.ndarray:
         coefficients = np.zeros((*computed.shape, self.order + 1))
-        for call, site in zip(*np.nonzero(~computed), strict=True):
+        for call, site in product(range(1, computed.shape[0]), range(computed.shape[1])):
             last = np.flatnonzero(computed[:call, site])[::-1][: self.order + 1]
             known = self.times[last]
             distinct = [k for k in range(len(last)) if known[k] not in known[:k]]

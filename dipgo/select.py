@@ -6,17 +6,21 @@ import numpy as np
 
 from dipgo.costs import CostModel
 from dipgo.errors import DipgoError, UnreachableRatio
+from dipgo.rules import Rule, ruled
 from dipgo.schedule import Schedule
 
 TOLERANCE = 0.0125
 SMALLEST_INTERVAL = 1e-12  # of the bisection: below it two float32 scores cannot be told apart
 
 
-def select_schedule(scores: np.ndarray, ratio: float, costs: CostModel, *, tolerance: float = TOLERANCE) -> Schedule:
+def select_schedule(
+    scores: np.ndarray, ratio: float, costs: CostModel, rule: Rule | None = None, *, tolerance: float = TOLERANCE
+) -> Schedule:
     """Bisect a threshold c in [0, 1] over `scores` [calls, sites] until the pruned ratio is near `ratio`.
 
     Blocks scored below c are pruned, the cascade is applied, and the share of MACs saved (the paper's
-    convention) is compared: done when it is within `tolerance`. Raises `DipgoError` for a ratio outside
+    convention) is compared: done when it is within `tolerance`. Pruned blocks give what `rule` says; by default they
+    hold. Raises `DipgoError` for a ratio outside
     (0, 1) and `UnreachableRatio` when no threshold gets there.
     """
     if not 0 < ratio < 1:
@@ -28,6 +32,7 @@ def select_schedule(scores: np.ndarray, ratio: float, costs: CostModel, *, toler
     while high - low > SMALLEST_INTERVAL:
         threshold = (low + high) / 2
         schedule = at_threshold(scores, threshold, costs)
+        schedule = schedule if rule is None else ruled(rule, costs.graph, schedule)
         pruned = costs.pruned_ratio(schedule)
         seen.add(round(pruned, 4))
         if abs(pruned - ratio) < tolerance:

@@ -1,4 +1,7 @@
-"""Training the pruner (4.1): few-step gradient optimisation through whole sampler runs, as a generator."""
+"""Training the pruner (4.1): few-step gradient optimisation through whole sampler runs, as a generator.
+
+The paper's reused values are held. They may be forecasts as well, whose coefficients are trained along with the gates.
+"""
 
 from __future__ import annotations
 
@@ -12,9 +15,12 @@ from torch import nn
 from dipgo.costs import CostModel
 from dipgo.errors import DipgoError
 from dipgo.gating import gated
+from dipgo.graph import BlockGraph
 from dipgo.losses import consistency, sparsity
 from dipgo.pruner import Pruner, straight_through
+from dipgo.rules import Forecast
 from dipgo.sampling import Sampler, rollout
+from dipgo.schedule import Schedule
 
 
 class Batch(NamedTuple):
@@ -33,6 +39,8 @@ class TrainConfig:
 
     `steps` optimiser steps of `accumulate` batches each; `lr` decays by a cosine; `alpha` and `tau` of
     Eq. 3; `gamma` weighs the sparsity by the MACs that each block frees; `checkpoint` trades time for memory.
+    Beyond the paper: a reused value is a forecast of `order` (0 holds), whose coefficients learn at `coefficient_lr`
+    (0: they stay what the order says).
     """
 
     steps: int = 1000
@@ -48,6 +56,8 @@ class TrainConfig:
     keep: float = 0.6
     checkpoint: bool = True
     seed: int = 0
+    order: int = 0
+    coefficient_lr: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -58,6 +68,22 @@ class TrainStep:
     consistency: float
     sparsity: float
     pruner: Pruner
+
+
+class Coefficients(nn.Module):
+    """What reused sites give under trained gates: a forecast from the calls that the gates of this step compute, plus
+    learned changes [calls, sites, K], one for every value that the forecast reads."""
+
+    def __init__(self, graph: BlockGraph, rule: Forecast) -> None:
+        super().__init__()
+        self.graph, self.rule = graph, rule
+        self.changes = nn.Parameter(torch.zeros(len(rule.times), len(graph.sites), rule.order + 1))
+
+    def forward(self, gates: torch.Tensor) -> torch.Tensor:
+        """Coefficients [calls, sites, K] for reuse gates [calls, sites] of 0 and 1."""
+        schedule = Schedule(self.graph.sites, gates.detach().bool().cpu().numpy())
+        given = self.rule(self.graph.execute(schedule).computed)
+        return torch.as_tensor(given).to(self.changes) + self.changes
 
 
 def train_pruner(
@@ -84,6 +110,10 @@ def train_pruner(
     shares = costs.freed_shares() if config.gamma else [1.0] * len(costs.graph.sites)
     gamma = torch.as_tensor(shares, dtype=torch.float32, device=device)
     optimizer = torch.optim.SGD(pruner.parameters(), lr=config.lr, weight_decay=config.weight_decay)
+    coefficients = None
+    if config.order or config.coefficient_lr:
+        coefficients = Coefficients(costs.graph, Forecast(sampler.noise_ratios, config.order)).to(device)
+        optimizer.add_param_group({"params": coefficients.parameters(), "lr": config.coefficient_lr, "weight_decay": 0})
     # Half precision rounds small gradients to zero; in full precision this does nothing.
     scaler = torch.amp.GradScaler(device.type, enabled=next(denoiser.parameters()).dtype == torch.float16)
     decay = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, config.steps)
@@ -96,7 +126,8 @@ def train_pruner(
             for _ in range(config.accumulate):
                 batch = next(batches)
                 gates = straight_through(pruner.scores())
-                with gated(denoiser, costs.graph, gates, checkpoint=config.checkpoint):
+                given = coefficients and coefficients(gates)
+                with gated(denoiser, costs.graph, gates, coefficients=given, checkpoint=config.checkpoint):
                     latents = rollout(denoiser, sampler, batch.noise, batch.conditioning, guidance, batch.seeds)
                     error, kept = distance(decode(latents), batch.images), sparsity(gates, gamma)
                     loss = error + config.alpha * kept if kept.item() > config.tau else error

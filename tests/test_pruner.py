@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -9,16 +10,20 @@ import torch
 from dipgo import (
     Batch,
     DipgoError,
+    Forecast,
     Pruner,
     Schedule,
     TrainConfig,
     UnreachableRatio,
+    gated,
     rollout,
+    ruled,
     select_schedule,
     straight_through,
     train_pruner,
 )
 from dipgo.losses import CONSISTENCIES, consistency, sparsity
+from dipgo.train import Coefficients
 from tests.conftest import GUIDANCE
 
 
@@ -138,3 +143,72 @@ def test_a_trained_pruner_becomes_a_schedule(tiny, tiny_costs):
     scores = train(tiny, tiny_costs, steps=4, accumulate=2)[-1].pruner.scores().detach().numpy()
     schedule = select_schedule(scores, 0.5, tiny_costs, tolerance=0.1)
     assert isinstance(schedule, Schedule) and schedule.calls == 5
+
+
+@pytest.mark.parametrize("order", [0, 1])
+def test_learned_coefficients_start_as_holding_or_as_a_linear_forecast_exactly(tiny, order):
+    sampler = tiny.sampler("plms", 8)
+    reuse = tiny.random_reuse(sampler.calls)
+    rule = Forecast(sampler.noise_ratios, order)
+    given = Coefficients(tiny.graph, rule)(reuse.float()).detach()
+    plain = Schedule(tiny.graph.sites, reuse.numpy())
+    assert Schedule(plain.sites, plain.reuse, given.numpy()).digest == ruled(rule, tiny.graph, plain).digest
+
+
+def test_a_gate_that_computes_is_told_what_reusing_would_give(tiny):
+    """Its gradient is the difference between the two."""
+    sampler = tiny.sampler("ddim", 6)
+    given = Coefficients(tiny.graph, Forecast(sampler.noise_ratios, 1))(torch.zeros(6, len(tiny.graph.sites)))
+    torch.testing.assert_close(given[1:].sum(-1), torch.ones(5, len(tiny.graph.sites)))
+    assert (given[2:] != 0).all()  # of two values that were computed, in the second call there is one
+
+
+@pytest.mark.parametrize("checkpoint", [False, True])
+def test_gradients_reach_gates_and_changes_where_something_is_reused(tiny, checkpoint):
+    sampler = tiny.sampler("ddim", 6)
+    coefficients = Coefficients(tiny.graph, Forecast(sampler.noise_ratios, 1))
+    gates = tiny.random_reuse(6).float().requires_grad_()
+    with gated(tiny.denoiser, tiny.graph, gates, coefficients=coefficients(gates), checkpoint=checkpoint):
+        rollout(tiny.denoiser, sampler, tiny.noise, tiny.conditioning, GUIDANCE).square().mean().backward()
+    reused = tiny.graph.execute(Schedule(tiny.graph.sites, gates.detach().bool().numpy())).reused
+    moved = coefficients.changes.grad.abs().sum(-1).numpy() > 0
+    assert moved.any() and not (moved & ~reused).any()
+    assert gates.grad[1:, -1].abs().min() > 0
+
+
+def test_soft_gates_with_changed_coefficients_give_what_the_schedule_gives(tiny):
+    sampler = tiny.sampler("ddim", 6)
+    coefficients = Coefficients(tiny.graph, Forecast(sampler.noise_ratios, 1))
+    torch.nn.init.normal_(coefficients.changes, std=0.05, generator=torch.Generator().manual_seed(0))
+    gates = tiny.random_reuse(6).float()
+    with torch.no_grad():
+        given = coefficients(gates)
+        found = []
+        for how, soft in ((gates, given), (Schedule(tiny.graph.sites, gates.bool().numpy(), given.numpy()), None)):
+            with gated(tiny.denoiser, tiny.graph, how, coefficients=soft):
+                found.append(rollout(tiny.denoiser, sampler, tiny.noise, tiny.conditioning, GUIDANCE))
+    torch.testing.assert_close(found[0], found[1], rtol=1e-4, atol=1e-4)
+
+
+def test_training_with_forecasts_starts_from_the_dense_run_and_moves_what_they_give(tiny, tiny_costs):
+    fixed, learned = (
+        train(tiny, tiny_costs, steps=6, order=1, coefficient_lr=rate)[-1].pruner.scores() for rate in (0.0, 5.0)
+    )
+    held = train(tiny, tiny_costs, steps=6)[-1].pruner.scores()
+    assert not torch.equal(fixed, learned) and not torch.equal(fixed, held)
+    first = train(tiny, tiny_costs, steps=1, order=1, coefficient_lr=5.0)[0]
+    assert first.consistency == pytest.approx(0, abs=1e-5) and first.sparsity == pytest.approx(1)
+
+
+def test_the_papers_settings_hold():
+    assert {name: asdict(TrainConfig())[name] for name in ("order", "coefficient_lr")} == dict.fromkeys(
+        ("order", "coefficient_lr"), 0
+    )
+
+
+def test_a_schedule_with_a_rule_meets_the_ratio_with_what_forecasting_costs(tiny_costs):
+    scores = np.random.default_rng(0).random((40, 9))
+    rule = Forecast(np.linspace(10, 0.1, 40), 1)
+    schedule = select_schedule(scores, 0.7, tiny_costs, rule)
+    assert schedule.digest == ruled(rule, tiny_costs.graph, schedule).digest and schedule.depth == 2
+    assert abs(tiny_costs.pruned_ratio(schedule) - 0.7) < 0.0125

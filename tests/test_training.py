@@ -45,7 +45,7 @@ def tiny_zoo(monkeypatch, tmp_path):
     return model
 
 
-@pytest.mark.parametrize("unit", ["output", "delta"])
+@pytest.mark.parametrize("unit", ["output", "delta", "call"])
 def test_scores_are_those_of_the_units_sites(tiny_zoo, tmp_path, unit):
     done = training.train_once(SPEC, {**SETTINGS, "unit": unit}, tmp_path)
     assert done.scores.shape == (3, len(tiny_zoo.costs_of(unit).graph.sites)) and (done.scores[0] == 1).all()
@@ -84,8 +84,10 @@ def test_usual_settings_change_no_digest_and_others_do(tmp_path):
     def path(**settings):
         return training.path_of(SPEC, settings, tmp_path)
 
-    assert path() == path(unit="output", prompts="train")
-    assert len({path(), path(unit="delta"), path(prompts="classes"), path(lr=3.0), path(batch=2)}) == 5
+    assert path().stem == "82519e983de03470"  # of the trainings before forecasts: who has one keeps it
+    assert path() == path(unit="output", prompts="train", order=0, coefficient_lr=0.0)
+    others = [{"unit": "delta"}, {"prompts": "classes"}, {"lr": 3.0}, {"batch": 2}, {"order": 1}]
+    assert len({path(), *(path(**other) for other in [*others, {"coefficient_lr": 0.3}])}) == 7
 
 
 def test_bad_settings_are_named(tiny_zoo, tmp_path):

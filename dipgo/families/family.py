@@ -12,10 +12,10 @@ from torch import nn
 
 from dipgo.costs import CostModel, PaperMacs, count_costs
 from dipgo.errors import unknown
-from dipgo.graph import Site, trace_graph
+from dipgo.graph import WHOLE_CALL, Site, trace_graph
 
-Unit = Literal["output", "delta"]
-UNITS = ("output", "delta")
+Unit = Literal["output", "delta", "call"]
+UNITS = ("output", "delta", "call")
 Conditioning = Mapping[str, Any]
 
 _COUNTED: WeakKeyDictionary[nn.Module, dict[tuple[str, ...], CostModel]] = WeakKeyDictionary()
@@ -50,9 +50,12 @@ class Family:
     macs: PaperMacs = PaperMacs()
 
     def sites(self, denoiser: nn.Module, unit: Unit = "output") -> tuple[str, ...]:
-        """The family's sites in order of execution: its blocks' outputs, or its residual branches' deltas."""
+        """The family's sites in order of execution: its blocks' outputs, its residual branches' deltas, or the whole
+        call as the only one."""
         if unit not in UNITS:
             raise unknown("unit", unit, UNITS)
+        if unit == "call":
+            return (WHOLE_CALL,)
         if unit == "output":
             return self.blocks(denoiser)
         return tuple(str(Site(module, delta=True)) for module in self.residuals(denoiser))
