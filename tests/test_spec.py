@@ -158,7 +158,7 @@ def test_bad_suites_get_one_line_that_names_the_file(tmp_path, text, words):
 
 def test_table1_has_every_row_and_its_controls_at_each_ratio():
     specs = {spec.id: spec for spec in load_suite(SUITE, lambda row: REVISIONS[row["model"]])}
-    assert len(specs) == 8 + 4 * 11 + 2
+    assert len(specs) == 8 + 4 * 12 + 2
     for ratio in ("0.80", "0.85", "0.90", "0.95"):
         calls = int((1 - float(ratio)) * 50 + 0.5 + 1e-9)  # rounded half up
         ours = specs[f"ours-{ratio}"]
