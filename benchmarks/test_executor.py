@@ -78,3 +78,16 @@ def test_everything_kept(timed, benchmark, emoji_sd, unit):
     timed(lambda: emoji_sd.calls(plan), against=emoji_sd.calls, sites=len(costs.graph.sites))
     if "speedup" in benchmark.extra_info:
         benchmark.extra_info["overhead"] = 1 / benchmark.extra_info["speedup"]
+
+
+@pytest.mark.benchmark(group="overhead: forecasting what is reused, in place of holding it")
+@pytest.mark.parametrize("order", (1, 2))
+def test_forecasting(timed, benchmark, emoji_sd, order):
+    """`forecast_overhead` is what a forecast call takes beyond one that holds / the seconds of a computed call."""
+    computed = 3
+    held = emoji_sd.plan("step_skip", calls=computed, mode="hold")
+    forecast = emoji_sd.plan("step_skip", calls=computed, mode="forecast", order=order)
+    timed(lambda: emoji_sd.calls(forecast), against=lambda: emoji_sd.calls(held))
+    if "speedup" in benchmark.extra_info:
+        beyond = 1 / benchmark.extra_info["speedup"] - 1  # of a run that is little but its computed calls
+        benchmark.extra_info["forecast_overhead"] = beyond * computed / (emoji_sd.sampler.calls - computed)
