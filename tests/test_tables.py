@@ -251,7 +251,7 @@ def test_a_row_is_held_against_the_best_of_each_group_of_its_controls(rendered):
         best = min(ours[f"psnr_vs_{run}"] for run in runs)
         assert ours[f"psnr_vs_{group.replace(' ', '_')}"] == best
     section = markdown.split("## Ours+ against")[1].split("\n## ")[0]
-    assert section.count("Against few steps, 8 comparisons: **") == section.count("Against a part of it, 2 comp") == 3
+    assert section.count("Against few steps, 16 comparisons: **") == section.count("Against a part of it, 2 comp") == 3
     shown = [cell.strip() for cell in next(row for row in section.split("\n") if "| step search" in row).split("|")]
     assert shown[1:4] == ["step search", "seen", "Ours+ (w/ Pruned-0.80)"] and shown[-2] == "34.00 / 34.00"  # FID
 
