@@ -172,9 +172,9 @@ def gated(
 
     `gates` is a `Schedule` (blocks are skipped, dead ones do not run, a call is not entered whose output would
     be the last one's), or a tensor [calls, sites] in [0, 1] with row 0 all zero (1 = reuse; differentiable,
-    everything is computed). `coefficients` [calls, sites, K] or, of each guidance branch,
-    [calls, sites, K, branches], differentiable, say what a reused site gives, a
-    combination of its last K computed values; by default they are the schedule's, or the last value is held.
+    everything is computed). `coefficients` [calls, sites, K] or, of each guidance branch, [calls, sites, K, branches],
+    differentiable, say what a reused site gives, a combination of its last K computed values; by default they are the
+    schedule's, or the last value is held.
     No more than K values of a site are kept. Set `calls_per_step=2` where a pipeline passes the guidance branches
     one after the other. `checkpoint` recomputes each call in the backward pass, which then has to happen inside
     the context, instead of keeping its activations (4.1).
@@ -189,7 +189,10 @@ def gated(
         raise DipgoError("gates reuse in call 0, where nothing has been computed yet; clear their first row")
     shape = (gates.reuse if isinstance(gates, Schedule) else gates).shape
     if coefficients is not None and (coefficients.ndim not in (3, 4) or coefficients.shape[:2] != shape):
-        raise DipgoError(f"coefficients have shape {tuple(coefficients.shape)}, expected [{shape[0]}, {shape[1]}, K]")
+        raise DipgoError(
+            f"coefficients have shape {tuple(coefficients.shape)}, expected [{shape[0]}, {shape[1]}, K] or, for each "
+            "guidance branch, K and branches"
+        )
     run = Trajectory(graph, gates, coefficients, calls_per_step)
     sites = [_SiteHook(run, index) for index in range(len(graph.sites))]
     try:

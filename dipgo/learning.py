@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from dipgo.errors import DipgoError
-from dipgo.graph import BlockGraph
+from dipgo.graph import BlockGraph, Execution
 from dipgo.lockstep import rollout_together
 from dipgo.rules import Forecast, Rule
 from dipgo.sampling import Sampler
@@ -90,12 +90,11 @@ class _State:
         return gaps * len(self.changes) // (gaps.max() + 1)
 
     def schedule(self, graph: BlockGraph, rule: Rule) -> Schedule:
-        plain = Schedule(graph.sites, self.reuse)
-        computed = graph.execute(plain).computed
+        computed = _execution(graph, self.reuse).computed
         given = rule(computed)
         coefficients = self.changes[self.groups(computed), np.arange(len(graph.sites))]
         coefficients[:, :, : given.shape[2]] += given[..., None]
-        return replace(plain, coefficients=coefficients)
+        return Schedule(graph.sites, self.reuse, coefficients)
 
 
 def learn_forecast(
@@ -125,7 +124,7 @@ def learn_forecast(
     def errors(states: Sequence[_State]) -> torch.Tensor:
         return run([state.schedule(graph, rule) for state in states]) - dense
 
-    gaps = int(graph.execute(Schedule(graph.sites, schedule.reuse)).computed.sum(axis=0).max())
+    gaps = int(_execution(graph, schedule.reuse).computed.sum(axis=0).max())
     branches = len(_parts(guidance))
     best = _State(schedule.reuse, np.zeros((min(gaps, config.groups), len(graph.sites), config.memory, branches)))
     error = errors([best])[0]
@@ -138,6 +137,11 @@ def learn_forecast(
         if before - _loss(error) < GAIN:
             return
         yield Learned(number, _loss(error), best.schedule(graph, rule))
+
+
+def _execution(graph: BlockGraph, reuse: np.ndarray) -> Execution:
+    """What runs under gates alone, which hold."""
+    return graph.execute(Schedule(graph.sites, reuse))
 
 
 Errors = Callable[[Sequence[_State]], torch.Tensor]
@@ -179,7 +183,7 @@ def _step(
 
 def _directions(graph: BlockGraph, state: _State, guidance: float) -> list[np.ndarray]:
     """One for every group of gaps in which a site is reused, every value that is remembered in it, and branch."""
-    execution = graph.execute(Schedule(graph.sites, state.reuse))
+    execution = _execution(graph, state.reuse)
     groups, values = state.groups(execution.computed), np.cumsum(execution.computed, axis=0)
     remembered = np.zeros(state.changes.shape[:2], dtype=int)
     calls, sites = np.nonzero(execution.reused)
@@ -238,5 +242,5 @@ def _moved(graph: BlockGraph, state: _State, move: np.ndarray) -> _State | None:
         return None
     reuse = np.ones_like(state.reuse)
     reuse[new] = state.reuse[old]
-    one, other = (graph.execute(Schedule(graph.sites, gates)).computed.sum(axis=0) for gates in (state.reuse, reuse))
+    one, other = (_execution(graph, gates).computed.sum(axis=0) for gates in (state.reuse, reuse))
     return replace(state, reuse=reuse) if (one == other).all() else None

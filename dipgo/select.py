@@ -20,8 +20,7 @@ def select_schedule(
 
     Blocks scored below c are pruned, the cascade is applied, and the share of MACs saved (the paper's
     convention) is compared: done when it is within `tolerance`. Pruned blocks give what `rule` says; by default they
-    hold. Raises `DipgoError` for a ratio outside
-    (0, 1) and `UnreachableRatio` when no threshold gets there.
+    hold. Raises `DipgoError` for a ratio outside (0, 1) and `UnreachableRatio` when no threshold gets there.
     """
     if not 0 < ratio < 1:
         raise DipgoError(f"pruned ratio is {ratio}; it must lie strictly between 0 and 1")
