@@ -8,7 +8,6 @@ from baselines import (
     bk_sdm,
     deepcache,
     dense,
-    dipgo,
     genetic_search,
     kept_timesteps,
     learned_forecast,
@@ -18,7 +17,8 @@ from baselines import (
     step_skip,
     stored_schedule,
 )
-from baselines.context import Fitness, Plan, PlanContext
+from baselines import learned_schedule as dipgo
+from baselines.plan import Fitness, Plan, PlanContext
 from dipgo.errors import unknown
 
 METHODS: dict[str, Callable[[PlanContext], Plan]] = {

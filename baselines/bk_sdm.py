@@ -12,7 +12,7 @@ from pathlib import Path
 from diffusers import UNet2DConditionModel
 from torch import nn
 
-from baselines.context import Plan, PlanContext
+from baselines.plan import Plan, PlanContext
 from dipgo.errors import DipgoError, unknown
 
 VARIANTS = ("base", "small", "tiny")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from baselines.context import Plan, PlanContext
+from baselines.plan import Plan, PlanContext
 from dipgo import Family, Schedule, family_of
 from dipgo.errors import DipgoError
 

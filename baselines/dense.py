@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from baselines.context import Plan, PlanContext
+from baselines.plan import Plan, PlanContext
 
 
 def plan(context: PlanContext) -> Plan:

@@ -10,7 +10,7 @@ import numpy as np
 from deap import base, tools
 from deap.algorithms import varAnd
 
-from baselines.context import Plan, PlanContext
+from baselines.plan import Plan, PlanContext
 from baselines.search import Search, begin, end
 
 SETTINGS = {

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from baselines.context import Plan, PlanContext
+from baselines.plan import Plan, PlanContext
 from dipgo.errors import DipgoError
 
 

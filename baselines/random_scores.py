@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from baselines.context import Plan, PlanContext
+from baselines.plan import Plan, PlanContext
 from dipgo import select_schedule
 
 TOLERANCE = 0.05  # of the ratio: few calls leave few ratios to choose from, and the one reached is what counts

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from baselines.context import Plan, PlanContext
+from baselines.plan import Plan, PlanContext
 from baselines.search import begin, end
 
 SETTINGS = {"evaluations": 1000, "population": 50, "seed": 0}

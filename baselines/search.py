@@ -9,10 +9,10 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from baselines.context import Fitness, Plan, PlanContext
+from baselines.plan import Fitness, Plan, PlanContext
 from dipgo import CostModel, Schedule, UnreachableRatio
 from dipgo.errors import DipgoError, unknown
-from dipgo.select import TOLERANCE
+from dipgo.pruner.select import TOLERANCE
 
 ATTEMPTS = 20  # at a repair before a ratio counts as unreachable
 SHAKE = 0.1  # share of the bits flipped at random before every further attempt

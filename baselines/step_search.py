@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from baselines.context import Plan, PlanContext
+from baselines.plan import Plan, PlanContext
 from baselines.search import Search, settings_of
 from baselines.step_skip import spread
 from dipgo import Schedule

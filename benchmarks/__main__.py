@@ -14,12 +14,13 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
-from benchmarks.macs import count_tables, load_cells
-from benchmarks.spec import PROFILES, SCHEDULERS, BenchmarkError, unknown
-from benchmarks.suite import load_suite, read_suite
+from benchmarks import ROOT
+from benchmarks.specs.run import PROFILES
+from benchmarks.specs.suite import load_suite, read_suite
+from dipgo.errors import DipgoError, unknown
+from dipgo.schedulers import SCHEDULERS
 
-HERE = Path(__file__).parent
-ROOT = HERE.parent
+HERE = ROOT / "benchmarks"
 SOME_ROWS_ABSENT = 3  # exit status: the suite is through, but records of some rows only say why they are empty
 
 
@@ -104,7 +105,7 @@ def _settings(options: argparse.Namespace) -> dict[str, Any]:
     for text in options.set:
         name, equals, value = text.partition("=")
         if not equals:
-            raise BenchmarkError(f"--set {text}: give it as FIELD=VALUE, such as steps=4")
+            raise DipgoError(f"--set {text}: give it as FIELD=VALUE, such as steps=4")
         try:
             settings[name] = tomllib.loads(f"value = {value}")["value"]
         except tomllib.TOMLDecodeError:
@@ -117,20 +118,20 @@ def _run(options: argparse.Namespace) -> int:
     for name in ("batch", "workers"):
         value = getattr(options, name)
         if value is not None and value < 1:
-            raise BenchmarkError(f"--{name} is {value}; it must be at least 1")
+            raise DipgoError(f"--{name} is {value}; it must be at least 1")
     for name in ("workspace", "records"):
         folder = getattr(options, name)
         if folder and folder.exists() and not folder.is_dir():
-            raise BenchmarkError(f"--{name}: {folder} is no folder; name one")
+            raise DipgoError(f"--{name}: {folder} is no folder; name one")
     read_suite(path, options.profile)
-    from benchmarks.run import Suite, with_needs  # after the cheap checks: it imports torch
-    from benchmarks.shards import shards
-    from benchmarks.sources import source
+    from benchmarks.machine.shards import shards
+    from benchmarks.runs.run import Suite, with_needs  # after the cheap checks: it imports torch
+    from benchmarks.supply.profiles import source
 
     specs = load_suite(path, source(options.profile).revision, options.profile, settings)
     wanted = with_needs(specs, options.row or [spec.id for spec in specs])
     if options.dry_run:
-        from benchmarks.needs import listing, needs
+        from benchmarks.runs.needs import listing, needs
 
         print(listing(needs(wanted, options.workspace)))
         return 0
@@ -146,7 +147,7 @@ def _run(options: argparse.Namespace) -> int:
 
 def _doctor(options: argparse.Namespace) -> int:
     path = _suite(f"table{options.table}" if options.table.isdigit() else options.table)
-    from benchmarks.doctor import examine
+    from benchmarks.commands.doctor import examine
 
     report, ready = examine(path, options.profile)
     print(report)
@@ -154,7 +155,7 @@ def _doctor(options: argparse.Namespace) -> int:
 
 
 def _fetch(options: argparse.Namespace) -> int:
-    from benchmarks.fetch import fetch
+    from benchmarks.supply.fetch import fetch
 
     fetch(options.names)
     return 0
@@ -167,7 +168,7 @@ def _drift(options: argparse.Namespace) -> int:
 
 
 def _gpu_pack(options: argparse.Namespace) -> int:
-    from benchmarks.gpu_pack import read_pack, run  # it imports torch
+    from benchmarks.commands.gpu_pack import read_pack, run  # it imports torch
 
     absent = run(read_pack(), options.minutes, ROOT / "tables" / "records", options.records)
     for name, reason in absent.items():
@@ -176,14 +177,14 @@ def _gpu_pack(options: argparse.Namespace) -> int:
 
 
 def _macs(options: argparse.Namespace) -> int:
+    from benchmarks.commands import macs  # it imports torch
+
     if options.model is None:
         if options.schedule or options.json:
-            raise ValueError("--schedule and --json are of one run; name its --model")
-        count_tables(load_cells())
+            raise DipgoError("--schedule and --json are of one run; name its --model")
+        macs.count_tables(macs.load_cells())
         return 0
-    from benchmarks.paper_models import count_run  # it imports torch
-
-    counts = count_run(options.model, options.scheduler, options.steps, options.schedule)
+    counts = macs.count_run(options.model, options.scheduler, options.steps, options.schedule)
     if options.json:
         print(json.dumps(counts))
     else:

@@ -1,57 +1,40 @@
-"""DiP-GO: learn, for every block of a diffusion model at every denoising step, whether to compute or reuse."""
+"""DiP-GO: learn, for every block of a diffusion model at every denoising step, whether to compute or to reuse it.
 
-from dipgo.costs import CostModel, PaperMacs, count_costs
-from dipgo.errors import DipgoError, PartialTrajectory, UnreachableRatio
-from dipgo.families import FAMILIES, Family, branch_guidance, denoiser_of, family_of
-from dipgo.gating import gated
-from dipgo.graph import BlockGraph, Execution, Site, trace_graph
-from dipgo.learning import LearnConfig, Learned, Pictures, learn_forecast
-from dipgo.lockstep import gated_together, rollout_together
-from dipgo.pruner import Pruner, straight_through
-from dipgo.rules import Forecast, ruled
-from dipgo.sampling import Sampler, initial_noise, picture_seeds, rollout
-from dipgo.schedule import Schedule
-from dipgo.select import select_schedule
-from dipgo.trace import Outcome, Trace
-from dipgo.train import Batch, TrainConfig, TrainStep, train_pruner
+Names are loaded when they are first used (PEP 562), so that `import dipgo` and its modules without tensors, such as
+`dipgo.errors` and `dipgo.schedule`, load no torch.
+"""
 
-__all__ = [
-    "Batch",
-    "BlockGraph",
-    "CostModel",
-    "DipgoError",
-    "Execution",
-    "FAMILIES",
-    "Family",
-    "Forecast",
-    "LearnConfig",
-    "Learned",
-    "Outcome",
-    "PaperMacs",
-    "PartialTrajectory",
-    "Pictures",
-    "Pruner",
-    "Sampler",
-    "Schedule",
-    "Site",
-    "Trace",
-    "TrainConfig",
-    "TrainStep",
-    "UnreachableRatio",
-    "ruled",
-    "branch_guidance",
-    "count_costs",
-    "denoiser_of",
-    "family_of",
-    "gated",
-    "gated_together",
-    "initial_noise",
-    "learn_forecast",
-    "picture_seeds",
-    "rollout",
-    "rollout_together",
-    "select_schedule",
-    "straight_through",
-    "trace_graph",
-    "train_pruner",
-]
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+_MODULES = {
+    "costs": ("CostModel", "PaperMacs", "count_costs"),
+    "errors": ("DipgoError", "PartialTrajectory", "UnreachableRatio"),
+    "execute.gating": ("gated",),
+    "execute.lockstep": ("gated_together", "rollout_together"),
+    "execute.trace": ("Outcome", "Trace"),
+    "families": ("FAMILIES", "Family", "branch_guidance", "denoiser_of", "family_of"),
+    "forecast.learning": ("LearnConfig", "Learned", "Pictures", "learn_forecast"),
+    "forecast.rules": ("Forecast", "ruled"),
+    "graph": ("BlockGraph", "Execution", "Site", "trace_graph"),
+    "pruner.network": ("Pruner", "straight_through"),
+    "pruner.select": ("select_schedule",),
+    "pruner.train": ("Batch", "TrainConfig", "TrainStep", "train_pruner"),
+    "sampling": ("Sampler", "initial_noise", "picture_seeds", "rollout"),
+    "schedule": ("Schedule",),
+}
+_HOMES = {name: module for module, names in _MODULES.items() for name in names}
+
+__all__ = sorted(_HOMES)  # noqa: PLE0605
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -6,27 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import diffusers
 import numpy as np
 import torch
-from diffusers import (
-    DDIMScheduler,
-    DPMSolverMultistepScheduler,
-    LCMScheduler,
-    PNDMScheduler,
-    UniPCMultistepScheduler,
-)
 from torch import nn
 
 from dipgo.errors import DipgoError, unknown
-
-SCHEDULERS: dict[str, tuple[type, dict[str, Any]]] = {
-    "plms": (PNDMScheduler, {"skip_prk_steps": True}),
-    "ddim": (DDIMScheduler, {"clip_sample": False}),
-    "dpm": (DPMSolverMultistepScheduler, {"algorithm_type": "dpmsolver++", "solver_order": 2}),
-    "unipc": (UniPCMultistepScheduler, {"solver_order": 2}),
-    "lcm": (LCMScheduler, {"clip_sample": False}),
-}
-STOCHASTIC = ("lcm",)  # their steps add noise
+from dipgo.schedulers import SCHEDULERS, STOCHASTIC
 
 
 @dataclass(frozen=True)
@@ -53,7 +39,7 @@ class Sampler:
     def scheduler(self) -> Any:
         """A fresh diffusers scheduler with its timesteps set."""
         kind, overrides = SCHEDULERS[self.name]
-        scheduler = kind.from_config({**self.config, **overrides})
+        scheduler = getattr(diffusers, kind).from_config({**self.config, **overrides})
         scheduler.set_timesteps(self.steps)
         scheduler.timesteps = scheduler.timesteps[:: self.stride]
         return scheduler

@@ -14,13 +14,14 @@ from functools import partial
 from itertools import zip_longest
 from pathlib import Path
 
-from benchmarks.record import write_bytes
-from benchmarks.spec import PROFILES, BenchmarkError
-from tables.gpu import GPU, render_gpu
-from tables.ledger import LEDGER, render_claims
+from benchmarks.specs.files import write_bytes
+from benchmarks.specs.run import PROFILES
+from dipgo.errors import DipgoError
+from tables.claims.ledger import LEDGER, render_claims
+from tables.figures.pareto import PARETO, render_pareto, stamp
 from tables.load import HERE, folder_of, names
-from tables.macs import MACS, render_macs
-from tables.pareto import PARETO, render_pareto, stamp
+from tables.pages.gpu import GPU, render_gpu
+from tables.pages.macs import MACS, render_macs
 from tables.render import render
 
 log = logging.getLogger("tables")
@@ -62,7 +63,7 @@ def _rendered(options: argparse.Namespace) -> Iterator[tuple[str, Path, str | by
     for name, profile in asked:
         files = RENDERERS.get(name, partial(render, name))(options.records, profile)
         if options.names and not files:
-            raise BenchmarkError(f"{folder_of(profile, options.records)}: no record of {name}; measure it first")
+            raise DipgoError(f"{folder_of(profile, options.records)}: no record of {name}; measure it first")
         for file, content in files.items():
             yield name, folder_of(profile, options.out) / file, content
 
@@ -89,7 +90,7 @@ def main(arguments: list[str] | None = None) -> int:
             elif difference := first_difference(path, content):
                 log.error("%s; run `python -m tables render %s`", difference, name)
                 return 1
-    except BenchmarkError as error:
+    except DipgoError as error:
         log.error("%s", error)
         return 2
     return 0

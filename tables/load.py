@@ -9,10 +9,12 @@ from typing import Any
 
 import pandas as pd
 
-from benchmarks import record
-from benchmarks.record import Record
-from benchmarks.spec import OVERLAYS, PROFILES, BenchmarkError, construct, merge, profiled, read_toml, unknown
-from benchmarks.suite import read_suite
+from benchmarks.specs import record
+from benchmarks.specs.files import construct, merge, read_toml
+from benchmarks.specs.record import Record
+from benchmarks.specs.run import OVERLAYS, PROFILES, profiled
+from benchmarks.specs.suite import read_suite
+from dipgo.errors import DipgoError, unknown
 from tables.spec import CONTROL, EMBEDDED, Column, Contest, Dataset, Fact, Group, PaperColumn, Row, Table
 
 HERE = Path(__file__).parent
@@ -46,7 +48,7 @@ def _pick(names: list[Any], defined: Mapping[str, Column], where: str) -> tuple[
     for item in names:
         fields = item if isinstance(item, Mapping) else {"key": item}
         if fields.get("key") not in defined:
-            raise BenchmarkError(f"{where}: {unknown('column', fields.get('key'), defined)}")
+            raise DipgoError(f"{where}: {unknown('column', fields.get('key'), defined)}")
         picked.append(construct(Column, {**vars(defined[fields["key"]]), **fields}, where))
     return tuple(picked)
 
@@ -57,13 +59,13 @@ def _read(path: Path, profile: str) -> dict[str, Any]:
     base = read_toml(path)
     data = profiled(base, profile)
     if profile != EMBEDDED and OVERLAYS.get(profile, profile) not in base.get("profile", {}):
-        raise BenchmarkError(f"{path}: nothing for the {profile} profile; this table has no such profile")
+        raise DipgoError(f"{path}: nothing for the {profile} profile; this table has no such profile")
     for key in ("group", "compare"):
         items = {item.get("title", ""): item for item in base.get(key, [])}
         if isinstance(data.get(key), Mapping):
             for title in data[key]:
                 if title not in items:
-                    raise BenchmarkError(f"{path}: {unknown(key, title, items)}")
+                    raise DipgoError(f"{path}: {unknown(key, title, items)}")
             data[key] = [merge(item, data[key].get(title, {})) for title, item in items.items()]
     return data
 
@@ -76,7 +78,7 @@ def _row(fields: Mapping[str, Any], where: str) -> Row:
 
 
 def load_table(name: str, folder: Path = HERE / "specs", profile: str = EMBEDDED) -> Table:
-    """A table's spec. Raises `BenchmarkError` for an unknown table, profile, field, column or run, a missing field,
+    """A table's spec. Raises `DipgoError` for an unknown table, profile, field, column or run, a missing field,
     or two rows of one label."""
     if name not in names(folder):
         raise unknown("table", name, names(folder))
@@ -101,38 +103,38 @@ def _validate(table: Table, path: Path) -> None:
     labels = [row.label for row in table.rows]
     runs = {row.run for row in table.rows} - {""}
     if doubled := {label for label in labels if labels.count(label) > 1}:
-        raise BenchmarkError(f"{path}: two rows are called {min(doubled)!r}; rename one")
+        raise DipgoError(f"{path}: two rows are called {min(doubled)!r}; rename one")
     for row in table.rows:
         if bool(row.run) == bool(row.missing):
-            raise BenchmarkError(f"{path}: row {row.label!r} needs either `run` or `missing` (the reason)")
+            raise DipgoError(f"{path}: row {row.label!r} needs either `run` or `missing` (the reason)")
         if row.seeds and len(set(row.runs)) <= len(row.seeds):
-            raise BenchmarkError(f"{path}: row {row.label!r} names a run twice, or `seeds` without `run`; repair it")
+            raise DipgoError(f"{path}: row {row.label!r} names a run twice, or `seeds` without `run`; repair it")
     for group in table.group:
         if not (group.baseline or table.baseline):
-            raise BenchmarkError(f"{path}: group {group.title!r} has no baseline; name one for it or for the table")
+            raise DipgoError(f"{path}: group {group.title!r} has no baseline; name one for it or for the table")
     asked = [table.baseline_of(row) for row in table.rows] + [fact.run for fact in table.fact]
     groups = {name for contest in table.compare for name in contest.groups}
     for row in table.rows:
         controls = [run for runs in row.controls.values() for run in runs]
         if len(set(controls)) < len(controls):
-            raise BenchmarkError(f"{path}: row {row.label!r} names a control twice; drop one")
+            raise DipgoError(f"{path}: row {row.label!r} names a control twice; drop one")
         for name in row.controls:
             if name not in groups:
-                raise BenchmarkError(f"{path}: row {row.label!r}: {unknown('group of controls', name, groups)}")
+                raise DipgoError(f"{path}: row {row.label!r}: {unknown('group of controls', name, groups)}")
         asked += controls
     for run in asked:
         if run not in runs:
-            raise BenchmarkError(f"{path}: {unknown('run', run, runs)}")
+            raise DipgoError(f"{path}: {unknown('run', run, runs)}")
     own = {column.key for column in table.column}
     difference = (table.difference, f"{table.difference}_diff") if table.difference else ()
     contested = [key for contest in table.compare for key in (*contest.metrics, *contest.beside)]
     for key in (*difference, *contested):
         if key not in own:
-            raise BenchmarkError(f"{path}: {unknown('column', key, own)}")
+            raise DipgoError(f"{path}: {unknown('column', key, own)}")
     printed = {column.paper for column in table.column} - {""}
     for column in table.paper_column:
         if column.metric not in printed:
-            raise BenchmarkError(f"{path}: {unknown('paper metric', column.metric, printed)}")
+            raise DipgoError(f"{path}: {unknown('paper metric', column.metric, printed)}")
 
 
 def _unscored(table: Table) -> Table:
@@ -144,7 +146,7 @@ def _unscored(table: Table) -> Table:
 def load_records(table: Table, folder: Path) -> dict[str, Record]:
     """The records of a table's rows, by run id; a run without one is not in it.
 
-    Raises `BenchmarkError` when two records cannot stand in one table: a model that is not the table's, other
+    Raises `DipgoError` when two records cannot stand in one table: a model that is not the table's, other
     weights of one model, another seed, size, profile or reference.
     """
     records: dict[str, Record] = {}
@@ -157,18 +159,18 @@ def load_records(table: Table, folder: Path) -> dict[str, Record]:
     for other in records.values():
         if other.spec["model"] not in table.models:
             problem = unknown("model", other.spec["model"], table.models)
-            raise BenchmarkError(f"{other.file} cannot stand in {table.name}: {problem}")
+            raise DipgoError(f"{other.file} cannot stand in {table.name}: {problem}")
         same = of_model.setdefault(other.spec["model"], other)
         for key, twin in [*((key, same) for key in OF_MODEL), *((key, first) for key in SHARED)]:
             ours, theirs = other.spec.get(key), twin.spec.get(key)
             if ours != theirs:
-                raise BenchmarkError(
+                raise DipgoError(
                     f"{twin.file} has {key} {theirs!r}, {other.file} {ours!r}: "
                     "they cannot stand in one table; run one of them again"
                 )
         reference = records.get(other.spec["reference"])
         if reference is not None and reference.digest not in other.spec["needs"]:
-            raise BenchmarkError(f"{other.file} was measured against another run than {reference.file}; run it again")
+            raise DipgoError(f"{other.file} was measured against another run than {reference.file}; run it again")
     return records
 
 
@@ -206,5 +208,5 @@ def paper_value(paper: pd.DataFrame, row: Row, dataset: str, metric: str) -> flo
     wanted = {**row.paper, "dataset": dataset, "metric": metric}
     hits = paper.loc[(paper[list(wanted)] == pd.Series(wanted)).all(axis=1), "value"]
     if len(hits) > 1:
-        raise BenchmarkError(f"row {row.label!r} picks {len(hits)} printed values of {metric!r}; name its group")
+        raise DipgoError(f"row {row.label!r} picks {len(hits)} printed values of {metric!r}; name its group")
     return float(hits.iloc[0]) if len(hits) else None

@@ -11,8 +11,8 @@ from typing import Any
 
 import pandas as pd
 
-from benchmarks.record import Record
-from benchmarks.spec import BenchmarkError
+from benchmarks.specs.record import Record
+from dipgo.errors import DipgoError
 from tables.load import departures, paper_value
 from tables.spec import EMBEDDED, Column, Dataset, Row, Table
 from tables.stats import Difference, paired_difference, seed_difference, unpaired_difference
@@ -81,7 +81,7 @@ def difference(ours: Sequence[Record], theirs: Sequence[Record], dataset: str, m
 
     One run a side: paired by prompt and noise, the interval runs over prompts; without samples, unpaired from the
     intervals of both. Several runs of a side are training seeds: each run's mean over the same prompts is one
-    observation, and the interval runs over the seeds. Raises `BenchmarkError` where two runs do not hold equally many
+    observation, and the interval runs over the seeds. Raises `DipgoError` where two runs do not hold equally many
     prompts.
     """
     runs = [*ours, *theirs]
@@ -93,7 +93,7 @@ def difference(ours: Sequence[Record], theirs: Sequence[Record], dataset: str, m
         return unpaired_difference(*cells) if len(runs) == 2 and all("low" in cell for cell in cells) else None
     for record, values in zip(runs, samples, strict=True):
         if len(values) != len(samples[0]):
-            raise BenchmarkError(
+            raise DipgoError(
                 f"{metric} on {dataset}: {len(samples[0])} samples in {runs[0].file}, {len(values)} in {record.file}; "
                 "a difference needs the same prompts, run one of them again"
             )
@@ -211,7 +211,7 @@ def _check_equal_n(table: Table, records: Mapping[str, Record]) -> None:
                 continue
             first = first or (n, record.file)
             if first[0] != n:
-                raise BenchmarkError(
+                raise DipgoError(
                     f"{column.key} on {dataset.key}: n = {first[0]} in {first[1]} but {n} in {record.file}; "
                     "rows compare at equal n only, run one of them again"
                 )
@@ -223,7 +223,7 @@ def measure(
     """All cells: rows x prompt sets x columns in the table's order, then the comparisons with the controls.
 
     A prompt-independent metric is repeated for each prompt set, as in the paper, which prints a speedup for
-    each. Raises `BenchmarkError` when runs hold different numbers of images: FID falls with n.
+    each. Raises `DipgoError` when runs hold different numbers of images: FID falls with n.
     """
     departed = departures(table, records).keys()
     cells = [

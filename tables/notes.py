@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from benchmarks.record import Record
+from benchmarks.specs.record import Record
 from tables.spec import EMBEDDED, Table
 
 NOTES = (

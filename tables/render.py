@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from benchmarks.record import Record
+from benchmarks.specs.record import Record
 from tables.format import Footnotes, deviation, grid, number, spread
 from tables.load import RANDOM, departures, folder_of, load_paper, load_records, load_table
 from tables.measure import Cell, Comparison, compare, measure, row_cell

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from benchmarks.spec import PROFILES
+from benchmarks.specs.run import PROFILES
 
 EMBEDDED = PROFILES[0]
 CONTROL = "control"  # the group of a row's controls where they are not named in groups

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import bootstrap, ttest_1samp, ttest_ind
 
-from benchmarks.spec import BenchmarkError
+from dipgo.errors import DipgoError
 
 RESAMPLES = 10_000
 AT_ONCE = 10_000_000  # resampled values in memory, whatever the number of prompts
@@ -39,14 +39,14 @@ class Difference:
 def paired_difference(one: Sequence[float], other: Sequence[float], what: str) -> Difference:
     """one - other, per prompt, then the mean: percentile bootstrap over prompts, seeded.
 
-    The effect is the mean over the standard deviation of the paired differences. Raises `BenchmarkError` that
+    The effect is the mean over the standard deviation of the paired differences. Raises `DipgoError` that
     names `what` when the two do not hold the same number of prompts.
     """
     if len(one) != len(other):
-        raise BenchmarkError(f"{what}: {len(one)} and {len(other)} samples; a paired difference needs the same prompts")
+        raise DipgoError(f"{what}: {len(one)} and {len(other)} samples; a paired difference needs the same prompts")
     differences = np.asarray(one, dtype=float) - np.asarray(other, dtype=float)
     if len(differences) < 2:
-        raise BenchmarkError(f"{what}: an interval needs at least 2 samples")
+        raise DipgoError(f"{what}: an interval needs at least 2 samples")
     # The pairs are resampled together, so resampling their differences is the paired bootstrap.
     interval = bootstrap(
         (differences,),

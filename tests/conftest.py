@@ -54,7 +54,7 @@ def tiny_costs(tiny):
 @pytest.fixture(scope="session")
 def inceptions(tmp_path_factory):
     """Folders of both Inception networks with random weights, by protocol; EfficientNet-Lite0 brings its own."""
-    from tests.inceptions import write_clean, write_paper  # its imports are of these tests alone
+    from tests.helpers.inceptions import write_clean, write_paper  # its imports are of these tests alone
 
     folder = tmp_path_factory.mktemp("inceptions")
     return {"efflite0": None, "clean": write_clean(folder / "clean"), "paper": write_paper(folder / "paper")}

@@ -1,4 +1,4 @@
-"""The import arrows: tables -> benchmarks.record, .spec and .suite; benchmarks -> baselines -> dipgo; never back."""
+"""The import arrows: every room imports only from the rooms below it."""
 
 from __future__ import annotations
 
@@ -9,47 +9,126 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
-PACKAGES = ("dipgo", "baselines", "benchmarks", "tables", "tests")
-ALLOWED = {
-    "dipgo": ("dipgo",),
-    "baselines": ("baselines", "dipgo"),
-    "benchmarks": ("benchmarks", "baselines", "dipgo"),
-    "tables": ("tables", "benchmarks.record", "benchmarks.spec", "benchmarks.suite"),
+from benchmarks import ROOT
+
+PACKAGES = ("dipgo", "baselines", "benchmarks", "tables")
+BELOW = {
+    "dipgo": (),
+    "baselines": ("dipgo",),
+    "benchmarks/specs": ("dipgo.errors", "dipgo.schedulers"),
+    "benchmarks/machine": ("benchmarks/specs", "dipgo"),
+    "benchmarks/quality": ("benchmarks/specs", "benchmarks/machine", "dipgo"),
+    "benchmarks/supply": ("benchmarks/quality", "benchmarks/machine", "benchmarks/specs", "baselines", "dipgo"),
+    "benchmarks/models": ("benchmarks/supply", "benchmarks/machine", "benchmarks/specs", "baselines", "dipgo"),
+    "benchmarks/prepare": ("benchmarks/models", "benchmarks/supply", "benchmarks/machine", "benchmarks/specs")
+    + ("baselines", "dipgo"),
+    "benchmarks/speed": ("benchmarks/prepare", "benchmarks/models", "benchmarks/supply", "benchmarks/machine")
+    + ("benchmarks/specs", "baselines", "dipgo"),
+    "benchmarks/runs": ("benchmarks/speed", "benchmarks/prepare", "benchmarks/models", "benchmarks/supply")
+    + ("benchmarks/quality", "benchmarks/machine", "benchmarks/specs", "baselines", "dipgo"),
+    "benchmarks/drift": ("benchmarks/runs", "benchmarks/models", "benchmarks/supply", "benchmarks/quality")
+    + ("benchmarks/machine", "benchmarks/specs", "baselines", "dipgo"),
+    "benchmarks/commands": ("benchmarks/drift", "benchmarks/runs", "benchmarks/speed", "benchmarks/prepare")
+    + ("benchmarks/models", "benchmarks/supply", "benchmarks/machine", "benchmarks/specs", "baselines", "dipgo"),
+    "benchmarks/zoo": (
+        "benchmarks/models",
+        "benchmarks/quality",
+        "benchmarks/supply",
+        "benchmarks/specs",
+        "baselines",
+        "dipgo",
+    ),
+    "benchmarks.__main__": ("benchmarks", "dipgo"),
+    "tables": ("benchmarks/specs", "dipgo.errors"),
 }
+"""The rooms, from the ground up, and what a room may import: rooms as paths, single modules with dots."""
+GROUND = ("benchmarks.ROOT",)
 
 
 def imports(source: str) -> set[str]:
-    """Dotted names that a module imports absolutely; `from a import b` gives a.b, since b may be a module."""
-    found: set[str] = set()
+    """The dotted names that a module imports absolutely; `from a import b` gives a.b, since b may be a module."""
+    names: set[str] = set()
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
+            names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and not node.level:
-            found |= {f"{node.module}.{alias.name}" for alias in node.names}
-    return found
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
 
 
-def forbidden(package: str, source: str) -> list[str]:
-    ours = [name for name in imports(source) if name.split(".")[0] in PACKAGES]
-    return sorted(n for n in ours if not any(n == a or n.startswith(a + ".") for a in ALLOWED[package]))
+def room_of(path: Path) -> str:
+    """The room of a module, given its path below the repository's root."""
+    dotted = ".".join(path.with_suffix("").parts)
+    return (
+        dotted if dotted in BELOW else next(room for room in sorted(BELOW, reverse=True) if path.is_relative_to(room))
+    )
 
 
-@pytest.mark.parametrize("package", ALLOWED)
-def test_packages_import_in_one_direction(package):
-    modules = sorted((ROOT / package).rglob("*.py"))
-    assert modules or package == "baselines"
-    broken = {str(p.relative_to(ROOT)): f for p in modules if (f := forbidden(package, p.read_text("utf-8")))}
-    assert not broken
+def forbidden(room: str, source: str) -> list[str]:
+    """What a module of a room imports although it is not below the room."""
+    allowed = [place.replace("/", ".") for place in (room, *BELOW[room])]
+    ours = [name for name in imports(source) if name.split(".")[0] in (*PACKAGES, "tests") and name not in GROUND]
+    return sorted(name for name in ours if not any(name == place or name.startswith(f"{place}.") for place in allowed))
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_every_room_imports_from_below(package):
+    paths = [path.relative_to(ROOT) for path in sorted((ROOT / package).rglob("*.py"))]
+    wrong = {
+        str(path): names
+        for path in paths
+        if path.name != "__init__.py" and (names := forbidden(room_of(path), (ROOT / path).read_text("utf-8")))
+    }
+    assert paths and not wrong
+
+
+def test_the_rooms_have_no_circle():
+    """A room stands above all that it may import."""
+    order = list(BELOW)
+    for room, below in BELOW.items():
+        for place in below:
+            assert place not in order or order.index(place) < order.index(room), (room, place)
+
+
+def modules() -> dict[str, Path]:
+    paths = [path for package in PACKAGES for path in (ROOT / package).rglob("*.py")]
+    return {".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path for path in paths}
+
+
+def test_no_modules_import_each_other():
+    """Imports inside of functions count as well."""
+    known = modules()
+    reads: dict[str, set[str]] = {}
+    for name, path in known.items():
+        given = imports(path.read_text("utf-8"))
+        reads[name] = {n if n in known else n.rpartition(".")[0] for n in given} & known.keys() - {name}
+
+    def reachable(name: str) -> set[str]:
+        seen, left = set(), [name]
+        while left:
+            for other in reads[left.pop()] - seen:
+                seen.add(other)
+                left.append(other)
+        return seen
+
+    assert [name for name in known if name in reachable(name)] == []
 
 
 def test_a_wrong_arrow_would_be_seen():
-    assert forbidden("dipgo", "def f():\n    from benchmarks import record") == ["benchmarks.record"]
+    assert forbidden("dipgo", "def f():\n    from benchmarks.specs import record") == ["benchmarks.specs.record"]
     assert forbidden("baselines", "import tables.load") == ["tables.load"]
-    assert forbidden("tables", "from benchmarks import record, run") == ["benchmarks.run"]
-    assert not forbidden("tables", "from benchmarks.record import Record\nimport tables.stats")
+    assert forbidden("tables", "from benchmarks.runs import run") == ["benchmarks.runs.run"]
+    assert forbidden("benchmarks/quality", "from benchmarks.supply import zoo") == ["benchmarks.supply.zoo"]
+    assert not forbidden("tables", "from benchmarks.specs.record import Record\nimport tables.stats")
+    assert room_of(Path("benchmarks/runs/run.py")) == "benchmarks/runs"
+    assert room_of(Path("tables/claims/ledger.py")) == "tables"
 
 
-def test_tables_and_records_import_no_torch():
-    code = "import sys, tables.__main__, benchmarks.record; sys.exit('torch' in sys.modules)"
+@pytest.mark.parametrize(
+    "statement",
+    ["import tables.__main__", "import benchmarks.specs.record, benchmarks.specs.suite", "import dipgo.errors"]
+    + ["import dipgo.schedule", "import dipgo.execute.trace", "import dipgo.schedulers", "import benchmarks.__main__"],
+)
+def test_what_needs_no_tensors_loads_no_torch(statement):
+    code = f"import sys; {statement}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0

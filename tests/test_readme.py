@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
 import pytest
 import torch
 
+from benchmarks import ROOT
 from dipgo import FAMILIES, Sampler, Schedule, family_of, gated, initial_noise, rollout, trace_graph
 from tests.conftest import SD_SCHEDULER
-
-ROOT = Path(__file__).parent.parent
 
 
 def block_with(text: str) -> str:

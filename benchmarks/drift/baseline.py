@@ -15,14 +15,14 @@ import numpy as np
 import safetensors.numpy
 from PIL import Image
 
-from benchmarks import record, tasks
 from benchmarks.drift import paired_set
 from benchmarks.drift.paired_set import LEARNED, PROMPTS, RUNS, STORED, Scores
-from benchmarks.fidelity import read as read_picture
-from benchmarks.generate import image_paths
-from benchmarks.provenance import ROOT, provenance
-from benchmarks.record import write_bytes, write_text
-from benchmarks.spec import BenchmarkError
+from benchmarks.machine.provenance import ROOT, provenance
+from benchmarks.models.generate import image_paths
+from benchmarks.quality.fidelity import read as read_picture
+from benchmarks.runs import tasks
+from benchmarks.specs import record
+from benchmarks.specs.files import write_bytes, write_text
 from dipgo import DipgoError, Schedule
 
 FOLDER = Path(__file__).parent / "stored"
@@ -60,12 +60,12 @@ class Baseline:
 
 
 def load(folder: Path = FOLDER) -> Baseline:
-    """The baseline in a folder; `BenchmarkError` where it is not whole, or where the models have changed since."""
+    """The baseline in a folder; `DipgoError` where it is not whole, or where the models have changed since."""
     try:
         data = json.loads((folder / INDEX).read_text(encoding="utf-8"))
         for name, digest in data["files"].items():
             if hashlib.sha256((folder / name).read_bytes()).hexdigest() != digest:
-                raise BenchmarkError(f"{folder / name} is not the file that {INDEX} names; {WAY_OUT}")
+                raise DipgoError(f"{folder / name} is not the file that {INDEX} names; {WAY_OUT}")
         schedule = Schedule.from_dict(data["schedule"])
         features = safetensors.numpy.load_file(folder / FEATURES)
         scores = {
@@ -73,9 +73,9 @@ def load(folder: Path = FOLDER) -> Baseline:
             for name, row in data["runs"].items()
         }
     except (OSError, KeyError, TypeError, json.JSONDecodeError, DipgoError) as error:
-        raise BenchmarkError(f"no whole baseline in {folder} ({error}); {WAY_OUT}") from error
+        raise DipgoError(f"no whole baseline in {folder} ({error}); {WAY_OUT}") from error
     if data["revision"] != paired_set.revision():
-        raise BenchmarkError(
+        raise DipgoError(
             "the zoo's model, prompts, judge or real pictures are not those of the drift baseline; restore them with: "
             "git checkout -- benchmarks/zoo, or renew the baseline with --update --reason TEXT"
         )
@@ -89,10 +89,10 @@ def update(reason: str, folder: Path = FOLDER, records: Path = RECORDS, count: i
     The index is written last and holds the digests of the other files: half a baseline is none.
     """
     if not reason.strip():
-        raise BenchmarkError("a baseline is renewed for a reason; say it with --reason TEXT")
+        raise DipgoError("a baseline is renewed for a reason; say it with --reason TEXT")
     source = record.find(records, RUNS[LEARNED])
     if source is None or source.schedule is None:
-        raise BenchmarkError(f"no record of {RUNS[LEARNED]} in {records}; make it with: nox -s reproduce-table1")
+        raise DipgoError(f"no record of {RUNS[LEARNED]} in {records}; make it with: nox -s reproduce-table1")
     schedule = Schedule.from_dict(dict(source.schedule))
     with TemporaryDirectory() as temporary:
         place = Path(temporary)

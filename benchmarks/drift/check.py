@@ -14,10 +14,11 @@ from scipy.stats import bootstrap
 from benchmarks.drift import paired_set
 from benchmarks.drift.baseline import Baseline
 from benchmarks.drift.paired_set import COUNT, FID, KID, PROTOCOL, RUNS, STORED, Scores
-from benchmarks.features import PROTOCOLS
-from benchmarks.fid import FeatureSet, fid, kid
-from benchmarks.sources import source
-from benchmarks.spec import PROFILES, BenchmarkError
+from benchmarks.quality.features import PROTOCOLS
+from benchmarks.quality.fid import FeatureSet, fid, kid
+from benchmarks.specs.run import PROFILES
+from benchmarks.supply.profiles import source
+from dipgo.errors import DipgoError
 
 LEAST = 6  # pictures: leaving one out leaves enough for KID
 RESAMPLES = 2000
@@ -68,7 +69,7 @@ def check(
     Limits are for `COUNT` pictures. Rounding changes few of them, and each weighs more among fewer.
     """
     if not LEAST <= count <= baseline.count:
-        raise BenchmarkError(f"{count} pictures cannot be compared; pass {LEAST} to {baseline.count}")
+        raise DipgoError(f"{count} pictures cannot be compared; pass {LEAST} to {baseline.count}")
     return [
         Finding(each.run, each.metric, each.value, each.low, each.high, limit_at(count, each, limits))
         for each in changes(baseline, names, count, batch)

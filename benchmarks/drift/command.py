@@ -8,21 +8,21 @@ from collections.abc import Sequence
 
 import torch
 
-from benchmarks import record
 from benchmarks.drift import baseline, check, noise
 from benchmarks.drift.records import Agreement, agreements
-from benchmarks.spec import BenchmarkError
+from benchmarks.specs import record
+from dipgo.errors import DipgoError
 
 
 def main(options: argparse.Namespace) -> int:
     """0 where nothing has drifted, or the baseline or its limits are renewed; 1 for drift.
 
-    `options`: `update` with its `reason`, `noise`, or `records`, two files. Raises `BenchmarkError` for bad input.
+    `options`: `update` with its `reason`, `noise`, or `records`, two files. Raises `DipgoError` for bad input.
     """
     if sum((options.update, options.noise, options.records is not None)) > 1:
-        raise BenchmarkError("--update, --noise and --records are three commands; give one")
+        raise DipgoError("--update, --noise and --records are three commands; give one")
     if options.reason is not None and not options.update:
-        raise BenchmarkError("--reason is that of a new baseline; give it with --update")
+        raise DipgoError("--reason is that of a new baseline; give it with --update")
     if options.records is not None:
         return report(agreements(*map(record.read, options.records)))
     os.environ["CUDA_VISIBLE_DEVICES"] = ""  # the baseline and its limits are of processors

@@ -19,9 +19,9 @@ import torch
 from benchmarks.drift import baseline, check
 from benchmarks.drift.check import Finding, Limits
 from benchmarks.drift.paired_set import COUNT
-from benchmarks.provenance import ROOT, provenance
-from benchmarks.record import write_text
-from benchmarks.spec import BenchmarkError
+from benchmarks.machine.provenance import ROOT, provenance
+from benchmarks.specs.files import write_text
+from dipgo.errors import DipgoError
 
 log = logging.getLogger(__name__)
 
@@ -92,7 +92,7 @@ def limits(path: Path = PATH) -> Limits:
         data = json.loads(path.read_text(encoding="utf-8"))
         return _limits([_from_json(repeat["changes"]) for repeat in data["measured"]])
     except (OSError, KeyError, TypeError, ValueError) as error:
-        raise BenchmarkError(f"{path}: no measured noise ({error}); {baseline.WAY_OUT}") from error
+        raise DipgoError(f"{path}: no measured noise ({error}); {baseline.WAY_OUT}") from error
 
 
 def _limits(repeats: Iterable[Iterable[Finding]]) -> dict[str, dict[str, float]]:
@@ -122,7 +122,7 @@ def _repeats(settings: Iterable[Setting], count: int) -> dict[Setting, list[Find
         command = [sys.executable, "-m", "benchmarks.drift.noise", json.dumps([count, own])]
         done = subprocess.run(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True, check=False)
         if done.returncode:
-            raise BenchmarkError(f"the repeats with {name} instructions failed; see above")
+            raise DipgoError(f"the repeats with {name} instructions failed; see above")
         for setting, rows in zip(own, json.loads(done.stdout), strict=True):
             found[setting] = _from_json(rows)
     return found

@@ -12,15 +12,17 @@ from typing import NoReturn
 import numpy as np
 
 from baselines import Plan, method
-from benchmarks import features, tasks
-from benchmarks.generate import image_paths
-from benchmarks.sources import source
-from benchmarks.spec import PROFILES, RunSpec
-from benchmarks.suite import load_suite
-from benchmarks.tasks import Task
+from benchmarks import ROOT
+from benchmarks.models.generate import image_paths
+from benchmarks.quality import features
+from benchmarks.runs import tasks
+from benchmarks.runs.tasks import Task
+from benchmarks.specs.run import PROFILES, RunSpec
+from benchmarks.specs.suite import load_suite
+from benchmarks.supply.profiles import source
 from dipgo import DipgoError, Schedule
 
-SUITE = Path(__file__).parent.parent / "suites" / "table1.toml"
+SUITE = ROOT / "benchmarks" / "suites" / "table1.toml"
 RUNS = {"dense": "plms-50", "deepcache": "deepcache-5", "ours": "ours-0.80"}
 LEARNED = "ours"  # its schedule comes from a record, so that nothing is trained here
 STORED = "stored"  # not drawn: the baseline's dense pictures, so that a change of the scores alone is seen apart

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from benchmarks.drift.check import Interval, interval_of_mean
-from benchmarks.record import Record
-from benchmarks.spec import BenchmarkError
+from benchmarks.specs.record import Record
+from dipgo.errors import DipgoError
 
 # MLPerf Inference, text to image: a CLIP score within 0.2 % and an FID within 2 % of the reference's, over 5000
 # pictures of COCO. Relative to the earlier record's value; by the values themselves, not by their intervals.
@@ -41,14 +41,14 @@ class Agreement:
 def agreements(before: Record, after: Record) -> list[Agreement]:
     """The change of every metric that has a tolerance, over prompt sets of `LEAST` pictures or more.
 
-    Raises `BenchmarkError` where a set's counts of pictures differ, or no metric can be judged.
+    Raises `DipgoError` where a set's counts of pictures differ, or no metric can be judged.
     """
     found = []
     for dataset, cells in before.metrics.items():
         for metric in TOLERANCES.keys() & cells.keys() & after.metrics.get(dataset, {}).keys():
             counts = [record.metrics[dataset][metric].get("n", 0) for record in (before, after)]
             if counts[0] != counts[1]:
-                raise BenchmarkError(
+                raise DipgoError(
                     f"{dataset}.{metric}: {counts[0]} pictures in {before.file}, {counts[1]} in {after.file}; "
                     "compare records of equally many"
                 )
@@ -56,7 +56,7 @@ def agreements(before: Record, after: Record) -> list[Agreement]:
                 found.append(_agreement(dataset, metric, before, after))
     if not found:
         names = ", ".join(TOLERANCES)
-        raise BenchmarkError(
+        raise DipgoError(
             f"{before.file} and {after.file} share none of {names} over {LEAST} pictures or more; the tolerances are "
             "for such records of the paper profile"
         )
@@ -66,7 +66,7 @@ def agreements(before: Record, after: Record) -> list[Agreement]:
 def _agreement(dataset: str, metric: str, before: Record, after: Record) -> Agreement:
     first, second = (float(record.metrics[dataset][metric]["value"]) for record in (before, after))
     if first <= 0:
-        raise BenchmarkError(f"{before.file}: {dataset}.{metric} is {first}; a change relative to it has no meaning")
+        raise DipgoError(f"{before.file}: {dataset}.{metric} is {first}; a change relative to it has no meaning")
     samples = [_samples(record.samples, dataset, metric) for record in (before, after)]
     interval = None
     if all(values is not None for values in samples):

@@ -11,8 +11,8 @@ import json
 import os
 from pathlib import Path
 
+from benchmarks.supply.zoo import files_of
 from benchmarks.zoo.training.common import ZOO, arguments
-from benchmarks.zoo.zoo import files_of
 
 # The cards of each entry; each folder is an entry.
 ENTRIES = {

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from benchmarks.features import features
-from benchmarks.reference import save_features
+from benchmarks.quality.features import features
+from benchmarks.quality.reference import save_features
 from benchmarks.zoo.training.common import ZOO, arguments, write_card
 from benchmarks.zoo.training.pictures import load
 

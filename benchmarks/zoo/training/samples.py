@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw
 
-from benchmarks.models import load as load_model
+from benchmarks.models.model import load as load_model
 from benchmarks.zoo.training.common import ZOO, arguments
 from benchmarks.zoo.training.emoji_dit import class_of_caption
 from benchmarks.zoo.training.pictures import Data, load

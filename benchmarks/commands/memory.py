@@ -1,0 +1,205 @@
+"""How much memory a run takes, known before it runs: its own code on tensors that have shapes and no values."""
+
+from __future__ import annotations
+
+import math
+import warnings
+import weakref
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+from unittest.mock import patch
+
+import torch
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from baselines import Plan
+from benchmarks.models.generate import sample
+from benchmarks.models.model import Model
+from benchmarks.supply.random_weights import CLASSES, without_values
+from dipgo import Batch, Sampler, Schedule, TrainConfig, initial_noise, train_pruner
+
+GUIDANCE = 7.5  # any scale that asks for the second branch where there is one
+FEW = (2, 3)  # calls that are really run; every further one keeps as much as the third does
+aten = torch.ops.aten
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes by what holds them: `weights` of the whole pipeline; `pruner`, its parameters; `kept` until the backward
+    pass (with checkpointing a sample and the sites' values of every call, without it all activations); and on top of
+    these, one after the other, the peaks of encoding `text`, of one `call` with its gradients, of the `decoder`.
+    """
+
+    weights: int
+    pruner: int
+    kept: int
+    text: int
+    call: int
+    decoder: int
+
+    @property
+    def peak(self) -> int:
+        """The most at any time, in tensors: a device's context, its libraries' workspaces and fragments come on top."""
+        return self.weights + max(self.text, self.pruner + self.kept + max(self.call, self.decoder))
+
+
+def training_step_bytes(
+    name: str,
+    calls: int,
+    batch: int = 1,
+    dtype: torch.dtype = torch.float16,
+    checkpoint: bool = True,
+    slicing: bool = True,
+    **changes: Mapping[str, Any],
+) -> Memory:
+    """A training step of the pruner over `calls` denoiser calls and `batch` pictures of a model of the paper.
+
+    `slicing` decodes one picture at a time, which saves nothing here: the backward pass wants the activations of all.
+    `changes` as for `random_weights.pipeline`. On a CPU the peak comes out within 4 % of the resident memory of real
+    steps of 260 MB and more (tests/test_memory.py); it has not been compared with a GPU yet.
+    """
+    model = _shapes(name, dtype, slicing, changes)
+    less, more = (_training_step(model, few, batch, checkpoint) for few in FEW)
+    grown = {key: more[key] + (calls - FEW[1]) * (more[key] - less[key]) for key in ("pruner", "kept")}
+    return Memory(**{**more, **grown})
+
+
+def generation_bytes(
+    name: str,
+    batch: int,
+    dtype: torch.dtype = torch.float16,
+    slicing: bool = True,
+    **changes: Mapping[str, Any],
+) -> Memory:
+    """Making `batch` pictures in one go with a model of the paper, gated by a schedule; the rest as in
+    `training_step_bytes`."""
+    model = _shapes(name, dtype, slicing, changes)
+    sampler = Sampler("ddim", model.scheduler_config, FEW[0])
+    plan = Plan(sampler, Schedule.dense(model.costs.graph.sites, sampler.calls), model.costs)
+    with _watched(model) as watched:
+        sample(watched, plan, [CLASSES[0]] * batch, range(batch), GUIDANCE)
+        watched.ledger.mark("decoder")
+    return Memory(**_breakdown(watched.ledger.marks, pruner=0))
+
+
+def _training_step(model: Model, calls: int, batch: int, checkpoint: bool) -> dict[str, int]:
+    config, sampler = TrainConfig(steps=1, checkpoint=checkpoint), Sampler("ddim", model.scheduler_config, calls)
+    costs, scale = model.costs, model.branch_guidance(GUIDANCE)
+    pixels = model.latent_shape[1] * 2 ** (len(model.pipeline.vae.config.block_out_channels) - 1)
+    with _watched(model) as watched:
+        conditioning = watched.condition([CLASSES[0]] * batch, GUIDANCE)
+        noise = initial_noise(range(batch), model.latent_shape).to(model.device)
+        images = torch.zeros(batch, 3, pixels, pixels, device=model.device)
+        batches = iter([Batch(noise, conditioning, images, range(batch))])
+        (step,) = train_pruner(config, model.denoiser, sampler, costs, batches, watched.decode, scale)
+        watched.ledger.mark("backward")
+    return _breakdown(watched.ledger.marks, pruner=sum(values.nbytes for values in step.pruner.parameters()))
+
+
+def _breakdown(marks: Mapping[str, _Mark], pruner: int) -> dict[str, int]:
+    weights, rolled_out = marks["weights"].live, marks["calls"].live
+    return {
+        "weights": weights,
+        "pruner": pruner,
+        "kept": rolled_out - weights - pruner,
+        "text": marks["text"].peak - weights,
+        "call": max(marks[key].peak for key in ("calls", "backward") if key in marks) - rolled_out,
+        "decoder": marks["decoder"].peak - rolled_out,
+    }
+
+
+@dataclass(frozen=True)
+class _Mark:
+    """Live bytes at a point of a run, and the most that were live since the point before."""
+
+    live: int
+    peak: int
+
+
+class _Ledger(TorchDispatchMode):
+    """Counts the live bytes of all tensors without values that are made inside. Asked for a value, they say NaN, which
+    equals nothing, or False."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.live = self.peak = 0
+        self.storages: dict[int, weakref.ref] = {}
+        self.marks: dict[str, _Mark] = {}
+
+    def mark(self, name: str) -> None:
+        self.marks[name] = _Mark(self.live, self.peak)
+        self.peak = self.live
+
+    def hold(self, tensor: torch.Tensor) -> None:
+        storage = tensor.untyped_storage()
+        key, size = storage._cdata, storage.nbytes()
+        if key not in self.storages:
+            self.storages[key] = weakref.ref(storage, lambda _: self._release(key, size))
+            self.live += size
+            self.peak = max(self.peak, self.live)
+
+    def _release(self, key: int, size: int) -> None:
+        del self.storages[key]
+        self.live -= size
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if func is aten._local_scalar_dense.default and args[0].is_meta:
+            return False if args[0].dtype == torch.bool else math.nan
+        if func is aten._to_copy.default and args[0].is_meta and kwargs.get("device") == torch.device("cpu"):
+            return torch.zeros(args[0].shape, dtype=kwargs.get("dtype") or args[0].dtype)
+        out = func(*args, **kwargs)
+        for tensor in tree_leaves(out):
+            if isinstance(tensor, torch.Tensor) and tensor.is_meta:
+                self.hold(tensor)
+        return out
+
+
+def _fused_attention(query, key, value, attn_mask=None, dropout_p=0.0, is_causal=False, scale=None, enable_gqa=False):
+    """Attention as GPUs compute it, without its score matrix; of tensors without values torch would form one."""
+    fused = aten._scaled_dot_product_flash_attention_for_cpu
+    return fused(query, key, value, dropout_p, is_causal, attn_mask=attn_mask, scale=scale)[0]
+
+
+@dataclass(frozen=True, eq=False)
+class _Watched(Model):
+    """A model that marks in its ledger where captions are encoded, calls are through and pictures decoded."""
+
+    ledger: _Ledger
+
+    def condition(self, captions: Sequence[str], guidance: float) -> Mapping[str, Any]:
+        conditioning = super().condition(captions, guidance)
+        self.ledger.mark("text")
+        return conditioning
+
+    def decode(self, latents: torch.Tensor) -> torch.Tensor:
+        self.ledger.mark("calls")
+        if latents.requires_grad:  # their gradient is there when the decoder's backward pass is through
+            latents.register_hook(lambda _: self.ledger.mark("decoder"))
+        return super().decode(latents)
+
+
+def _shapes(name: str, dtype: torch.dtype, slicing: bool, changes: Mapping[str, Any]) -> Model:
+    pipeline = without_values(name, dtype, **changes).to("meta")
+    if slicing:
+        pipeline.vae.enable_slicing()
+    return Model(name, pipeline)
+
+
+@contextmanager
+def _watched(model: Model) -> Iterator[_Watched]:
+    """The model with a ledger that has its weights and counts what is made inside."""
+    ledger = _Ledger()
+    for part in model.pipeline.components.values():
+        if isinstance(part, nn.Module):
+            for values in (*part.parameters(), *part.buffers()):
+                ledger.hold(values)
+    ledger.mark("weights")
+    fused = patch.object(nn.functional, "scaled_dot_product_attention", _fused_attention)
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings(), ledger, fused:
+        warnings.simplefilter("ignore")  # a step of NaN is skipped in float16, and its skipping warned of
+        yield _Watched(model.name, model.pipeline, ledger)

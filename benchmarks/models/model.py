@@ -1,0 +1,107 @@
+"""A diffusion model ready to run: its denoiser, conditioning, decoder and cost model. What differs between families
+is in their records, not here."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache, cached_property
+from typing import Any
+
+import torch
+
+from benchmarks.machine.shards import shards
+from benchmarks.specs.run import RunSpec, Setting
+from benchmarks.supply.profiles import source
+from dipgo import CostModel, Family, branch_guidance, denoiser_of, family_of
+from dipgo.errors import unknown
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """A pipeline of diffusers, taken apart for the harness; weights are frozen and in evaluation mode."""
+
+    name: str
+    pipeline: Any
+
+    @cached_property
+    def denoiser(self) -> torch.nn.Module:
+        return denoiser_of(self.pipeline)
+
+    @cached_property
+    def family(self) -> Family:
+        return family_of(self.denoiser)
+
+    @property
+    def costs(self) -> CostModel:
+        """Graph and MACs of the family's own blocks (sites of unit "output")."""
+        return self.costs_of("output")
+
+    def costs_of(self, unit: str) -> CostModel:
+        """Graph and MACs of the family's sites of a unit."""
+        return self.family.costs(self.denoiser, self.family.sites(self.denoiser, unit))
+
+    @property
+    def scheduler_config(self) -> dict[str, Any]:
+        return dict(self.pipeline.scheduler.config)
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        """Channels, height, width."""
+        size = self.denoiser.config.sample_size
+        return self.denoiser.config.in_channels, size, size
+
+    @property
+    def device(self) -> torch.device:
+        return self.denoiser.device
+
+    def branch_guidance(self, guidance: float) -> float:
+        """The scale for the sampling loop: 1, so one branch, where the denoiser itself is told the scale."""
+        return branch_guidance(self.denoiser, guidance)
+
+    def branches(self, guidance: float) -> int:
+        """Guidance branches of a call."""
+        return 2 if self.branch_guidance(guidance) > 1 else 1
+
+    @torch.no_grad()
+    def condition(self, captions: Sequence[str], guidance: float) -> Mapping[str, Any]:
+        """The denoiser's conditioning as `rollout` takes it, for captions or, where it draws classes, their names."""
+        return self.family.condition(self.pipeline, captions, guidance)
+
+    def decode(self, latents: torch.Tensor) -> torch.Tensor:
+        """Images [n, 3, h, w], white at 1 and black at 0; not clamped, so that gradients reach every pixel."""
+        vae = self.pipeline.vae
+        return vae.decode(latents / vae.config.scaling_factor, return_dict=False)[0] / 2 + 0.5
+
+
+def load(setting: RunSpec | Setting) -> Model:
+    """A setting's model, in its dtype on this process's device, once a process. Raises `DipgoError` for weights
+    that are missing or tampered with, `DipgoError` where no family describes the denoiser."""
+    return _load(setting.profile, setting.model, setting.dtype)
+
+
+def forget() -> None:
+    """Drop what `load` keeps, so that another model finds the memory free."""
+    _load.cache_clear()
+    gc.collect()
+    torch.cuda.empty_cache()
+
+
+@cache
+def _load(profile: str, name: str, dtype: str) -> Model:
+    if dtype not in DTYPES:
+        raise unknown("dtype", dtype, DTYPES)
+    return prepared(name, source(profile).pipeline(name, DTYPES[dtype]))
+
+
+def prepared(name: str, pipeline: Any) -> Model:
+    """A pipeline's parts frozen, in evaluation mode and on this process's device."""
+    for part in pipeline.components.values():
+        if isinstance(part, torch.nn.Module):
+            part.eval().requires_grad_(False)
+    model = Model(name, pipeline.to(shards().device))
+    model.family  # noqa: B018  (a denoiser that no family describes is refused here)
+    return model

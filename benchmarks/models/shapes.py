@@ -1,0 +1,44 @@
+"""What the paper's models cost: their MACs, counted without weights."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from functools import cache
+from typing import Any
+
+import diffusers
+import torch
+from torch import nn
+
+from baselines import Plan, PlanContext, method
+from benchmarks.supply.paper_configs import PaperModel, paper_model
+from dipgo import Sampler, family_of
+from dipgo.errors import DipgoError
+
+
+def without_weights(model: PaperModel, **changes: Any) -> nn.Module:
+    """The denoiser on the meta device: every shape, no memory. `changes` to its configuration, such as sample_size."""
+    with torch.device("meta"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # BK-SDM copies weights, which have no values here
+        denoiser = model.denoiser(**changes)
+    return denoiser.eval().requires_grad_(False)
+
+
+def plan(name: str, sampler: Sampler, method_name: str = "dense", params: Mapping[str, Any] | None = None) -> Plan:
+    """What a method that needs no images makes of a model of the paper; counted without weights, once a model."""
+    denoiser = _denoiser(name)
+    family = family_of(denoiser)
+    costs = family.costs(denoiser, family.sites(denoiser))
+    context = PlanContext(denoiser, costs, sampler, params or {}, _no_images, _no_images, _no_images)
+    return method(method_name)(context)
+
+
+@cache
+def _denoiser(name: str) -> nn.Module:
+    diffusers.utils.logging.set_verbosity_error()  # it warns of a cast that changes nothing
+    return without_weights(paper_model(name))
+
+
+def _no_images(*args: Any) -> Any:
+    raise DipgoError("this method needs images, and a model without weights gives none; measure it by a run")

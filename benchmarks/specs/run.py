@@ -1,0 +1,154 @@
+"""What a run is: `RunSpec`, hashed from canonical JSON, and the suites (TOML) that list runs. No torch."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+from benchmarks.specs.files import construct, merge
+from benchmarks.specs.metrics import METRICS
+from dipgo.errors import DipgoError, unknown
+from dipgo.schedulers import SCHEDULERS
+
+PROFILES = ("embedded", "paper", "random-weights")
+PROTOCOLS = ("clean", "paper")
+OVERLAYS = {"random-weights": "paper"}  # a profile that takes its fields from another's
+
+
+def _freeze(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return MappingProxyType({key: _freeze(item) for key, item in value.items()})
+    return tuple(map(_freeze, value)) if isinstance(value, (list, tuple)) else value
+
+
+def _thaw(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _thaw(item) for key, item in value.items()}
+    return list(map(_thaw, value)) if isinstance(value, tuple) else value
+
+
+class Setting(NamedTuple):
+    """The fields of a run that decide what its denoiser does when everything is computed. Runs of one setting share
+    their trainings and calibration pictures."""
+
+    profile: str
+    model: str
+    revision: str
+    dtype: str
+    scheduler: str
+    steps: int
+    guidance: float
+    resolution: int
+
+
+@dataclass(frozen=True)
+class RunSpec:
+    """Everything that decides a run's results. Immutable; `params` is a read-only, nested mapping.
+
+    `revision` is a digest of the model's weights and of all that pictures are scored with. `limit` is in images a
+    prompt set, `resolution` in pixels. `protocol` says where a picture's noise comes from: "clean", its prompt's
+    index; "paper", its place in a batch of 4, as in the authors' evaluation, so that all pictures share four noises.
+    `reference` is the id of the run whose images PSNR and SSIM are measured against, None for that run
+    itself. `needs` holds the digests of the runs whose results this one consumes (its reference and
+    `params["of"]`): when one of them changes, so does this run's digest.
+    """
+
+    id: str
+    profile: str
+    model: str
+    revision: str
+    method: str
+    scheduler: str
+    steps: int
+    guidance: float
+    resolution: int
+    dtype: str
+    prompts: tuple[str, ...]
+    limit: int
+    seed: int
+    metrics: tuple[str, ...]
+    params: Mapping[str, Any] = field(default_factory=dict)
+    reference: str | None = None
+    needs: tuple[str, ...] = ()
+    protocol: str = "clean"
+
+    def __post_init__(self) -> None:
+        def bad(name: str, wanted: str) -> DipgoError:
+            return DipgoError(f"run {self.id!r}: {name} is {getattr(self, name)!r}; it must be {wanted}")
+
+        for name in ("id", "profile", "model", "revision", "method", "scheduler", "dtype"):
+            if not isinstance(getattr(self, name), str) or not getattr(self, name):
+                raise bad(name, "a non-empty string")
+        if not re.fullmatch(r"[A-Za-z0-9._-]+", self.id):
+            raise bad("id", "made of letters, digits, '.', '_' and '-', since it names a file")
+        for name, least in (("steps", 1), ("resolution", 1), ("limit", 1), ("seed", 0)):
+            value = getattr(self, name)
+            if type(value) is not int or value < least:
+                raise bad(name, f"an integer of at least {least}")
+        if type(self.guidance) not in (int, float) or not math.isfinite(self.guidance):
+            raise bad("guidance", "a finite number")
+        for name in ("prompts", "metrics", "needs"):
+            value = getattr(self, name)
+            if not isinstance(value, (list, tuple)) or not all(isinstance(item, str) for item in value):
+                raise bad(name, "a list of strings")
+            object.__setattr__(self, name, tuple(value))
+        if self.profile not in PROFILES:
+            raise unknown("profile", self.profile, PROFILES)
+        if self.scheduler not in SCHEDULERS:
+            raise unknown("scheduler", self.scheduler, SCHEDULERS)
+        if self.protocol not in PROTOCOLS:
+            raise unknown("protocol", self.protocol, PROTOCOLS)
+        for metric in self.metrics:
+            if metric not in METRICS:
+                raise unknown("metric", metric, METRICS)
+        if not isinstance(self.params, Mapping):
+            raise bad("params", "a table")
+        object.__setattr__(self, "guidance", float(self.guidance))  # 4 and 4.0 are one run
+        object.__setattr__(self, "params", _freeze(self.params))
+        self.digest  # noqa: B018  (params that JSON cannot hold are refused here, not after the run)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return RunSpec.from_json, (self.to_json(),)  # a read-only mapping does not pickle
+
+    def __hash__(self) -> int:
+        return hash((self.id, self.digest))
+
+    @property
+    def digest(self) -> str:
+        """First 16 hex digits of the sha256 of the canonical JSON of every field but `id`: a label changes
+        no result, so two rows may share one run."""
+        data = self.to_json()
+        del data["id"]
+        try:
+            text = json.dumps(data, sort_keys=True, separators=(",", ":"), allow_nan=False)
+        except (TypeError, ValueError) as error:
+            raise DipgoError(f"run {self.id!r}: params must be plain JSON values: {error}") from error
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    @property
+    def setting(self) -> Setting:
+        return Setting(*(getattr(self, name) for name in Setting._fields))
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain dicts, lists and scalars; `from_json` turns them back into an equal spec."""
+        data = {f.name: _thaw(getattr(self, f.name)) for f in fields(self)}
+        if self.protocol == PROTOCOLS[0]:
+            del data["protocol"]  # it came later than the first records, whose digests shall hold
+        return data
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> RunSpec:
+        """Raises `DipgoError` for an unknown field, a missing field or a value out of range."""
+        return construct(cls, data, f"run {data.get('id', '(no id)')!r}")
+
+
+def profiled(data: Mapping[str, Any], profile: str) -> dict[str, Any]:
+    """A file's tables for a profile: those outside `[profile]`, with `[profile.<name>]` on top."""
+    overlay = data.get("profile", {}).get(OVERLAYS.get(profile, profile), {})
+    return merge({key: value for key, value in data.items() if key != "profile"}, overlay)

@@ -1,0 +1,120 @@
+"""What the speed benchmarks run: a picture of a model, or its denoiser calls alone, stock or under a schedule."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from baselines import Plan, PlanContext, method
+from benchmarks.machine.shards import shards
+from benchmarks.models import model as models
+from benchmarks.models.model import Model
+from benchmarks.specs.run import Setting
+from benchmarks.supply import random_weights
+from dipgo import Sampler, Schedule, gated, initial_noise, picture_seeds, rollout
+from dipgo.errors import DipgoError
+
+CAPTION = "sunflower, fluent"
+GUIDANCE = 4.0
+SEEDS = picture_seeds(0, [0])
+
+
+@dataclass(frozen=True, eq=False)
+class Case:
+    """A model with a sampler, to be timed at batch 1 with both guidance branches."""
+
+    model: Model
+    sampler: Sampler
+
+    @property
+    def denoiser(self) -> nn.Module:
+        return self.model.denoiser
+
+    @cached_property
+    def noise(self) -> torch.Tensor:
+        return initial_noise(SEEDS, self.model.latent_shape).to(self.model.device)
+
+    @cached_property
+    def conditioning(self) -> Any:
+        return self.model.condition([self._caption], GUIDANCE)
+
+    @property
+    def _caption(self) -> str:
+        labels = getattr(self.model.pipeline, "labels", None)
+        return next(iter(labels)) if labels else CAPTION
+
+    def plan(self, name: str, **params: Any) -> Plan:
+        """A method's plan that needs no pictures."""
+        return method(name)(self._context(params))
+
+    def gates(self, sites: list[str], reuse: np.ndarray) -> Plan:
+        """The plan of bool [calls, sites] gates over any modules of the denoiser."""
+        context = self._context({}).at_sites(sites)
+        return Plan(self.sampler, Schedule(context.graph.sites, reuse), context.costs)
+
+    def pruned(self, ratio: float, seed: int = 1) -> Plan:
+        """Algorithm 1 on random scores."""
+        return self.plan("random_scores", ratio=ratio, seed=seed)
+
+    def gated(self, plan: Plan | None) -> Any:
+        """The context in which the denoiser follows a plan; without one it stays as diffusers made it."""
+        return nullcontext() if plan is None else gated(self.denoiser, plan.costs.graph, plan.schedule)
+
+    @torch.no_grad()
+    def calls(self, plan: Plan | None = None) -> None:
+        """All denoiser calls of one picture, without the sampler's steps between them."""
+        sample = torch.cat([self.noise] * 2).to(self.denoiser.dtype)
+        with self.gated(plan):
+            for timestep in self._timesteps:
+                self.denoiser(sample, timestep=timestep, **self.conditioning, return_dict=False)
+
+    @cached_property
+    def _timesteps(self) -> list[torch.Tensor]:
+        return list(torch.as_tensor(self.sampler.timesteps, device=self.model.device)[:, None].expand(-1, 2))
+
+    @torch.no_grad()
+    def latents(self, plan: Plan | None = None, denoiser: Any = None) -> torch.Tensor:
+        """Final latents; by another `denoiser` that stands in for the model's."""
+        with self.gated(plan):
+            return rollout(denoiser or self.denoiser, self.sampler, self.noise, self.conditioning, GUIDANCE, SEEDS)
+
+    @torch.no_grad()
+    def picture(self, plan: Plan | None = None) -> torch.Tensor:
+        """From text to image."""
+        conditioning = self.model.condition([self._caption], GUIDANCE)
+        with self.gated(plan):
+            latents = rollout(self.denoiser, self.sampler, self.noise, conditioning, GUIDANCE, SEEDS)
+        return self.model.decode(latents)
+
+    def _context(self, params: dict[str, Any]) -> PlanContext:
+        return PlanContext(self.denoiser, self.model.costs, self.sampler, params, _none, _none, _none)
+
+
+def setting(model: str, scheduler: str = "ddim", steps: int = 20) -> Setting:
+    """A setting of the zoo."""
+    return Setting("embedded", model, "benchmark", "float32", scheduler, steps, GUIDANCE, 64)
+
+
+def zoo(model: str, scheduler: str = "ddim", steps: int = 20) -> Case:
+    """A model of the zoo."""
+    loaded = models.load(setting(model, scheduler, steps))
+    return Case(loaded, Sampler(scheduler, loaded.scheduler_config, steps))
+
+
+def full_width(name: str, scheduler: str = "ddim", steps: int = 20) -> Case:
+    """A model of the paper at full width with random weights: on a GPU as published, in float16; on a CPU, where that
+    takes minutes a picture, in float32 on latents of 8 x 8."""
+    gpu = shards().device.type == "cuda"
+    changes = {} if gpu else {"unet": {"sample_size": 8}}
+    pipeline = random_weights.pipeline(name, torch.float16 if gpu else torch.float32, **changes)
+    return Case(models.prepared(name, pipeline), Sampler(scheduler, dict(pipeline.scheduler.config), steps))
+
+
+def _none(*args: Any) -> Any:
+    raise DipgoError("a benchmark's schedule may not need a training, another run or pictures")

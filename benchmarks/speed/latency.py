@@ -1,0 +1,83 @@
+"""Seconds of sampler runs at batch 1, measured in turn so that a machine's drift falls on all rows alike."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from statistics import median
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from baselines import Plan
+from benchmarks.machine.timing import ROUNDS, WARM_UP_ROUNDS, Stopwatch
+from benchmarks.models.compiled import compiled
+from benchmarks.models.model import Model
+from dipgo import gated, initial_noise, picture_seeds, rollout
+
+
+@dataclass(frozen=True)
+class Timed:
+    """What is timed: one picture of a caption by a model under a plan, its denoiser's blocks `compiled` or not."""
+
+    model: Model
+    plan: Plan
+    caption: str
+    guidance: float
+    compiled: bool = False
+
+
+@torch.no_grad()
+def time_once(timed: Timed) -> dict[str, float]:
+    """Seconds of one picture: all denoiser calls alone, and from text to image."""
+    model, plan, seeds = timed.model, timed.plan, picture_seeds(0, [0])
+    noise = initial_noise(seeds, model.latent_shape).to(model.device)
+    denoiser, whole = Stopwatch(model.device), Stopwatch(model.device)
+    with compiled(model.denoiser, plan.schedule.sites) if timed.compiled else nullcontext():
+        whole.start()
+        conditioning = model.condition([timed.caption], timed.guidance)
+        with gated(model.denoiser, plan.costs.graph, plan.schedule), denoiser.on(model.denoiser):
+            latents = rollout(
+                model.denoiser, plan.sampler, noise, conditioning, model.branch_guidance(timed.guidance), seeds
+            )
+        model.decode(latents)
+        whole.stop()
+    return {"denoiser": denoiser.seconds(), "end_to_end": whole.seconds()}
+
+
+def measure(
+    rows: Mapping[str, Timed], rounds: int | None = None, over: Callable[[], bool] = lambda: False
+) -> dict[str, list[dict[str, float]]]:
+    """For each row, the seconds of `rounds` runs (`ROUNDS`); every round runs all rows once, after a warm-up round.
+    No run begins when the time is `over`: then there are fewer, or none."""
+    seconds: dict[str, list[dict[str, float]]] = {name: [] for name in rows}
+    turns = [(number, name) for number in range(-WARM_UP_ROUNDS, rounds or ROUNDS) for name in rows]
+    for number, name in tqdm(turns, desc="latency, batch 1", unit="run"):
+        if over():
+            break
+        once = time_once(rows[name])
+        if number >= 0:
+            seconds[name].append(once)
+    return seconds
+
+
+LATENCY_METRICS = ("denoiser", "end_to_end")
+
+
+def latency_cells(rounds: Mapping[str, Sequence[Mapping[str, float]]]) -> dict[str, dict[str, Any]]:
+    """Median seconds and speedups with their quartiles; a speedup pairs the two runs of one round."""
+    cells = {}
+    for name in LATENCY_METRICS:
+        seconds = [once[name] for once in rounds["run"]]
+        pairs = zip(rounds["dense"], seconds, strict=True)
+        cells[f"seconds_{name}"] = _spread(seconds)
+        cells[f"speedup_{name}"] = _spread([dense[name] / own for dense, own in pairs])
+    return cells
+
+
+def _spread(values: Sequence[float]) -> dict[str, Any]:
+    low, high = np.quantile(values, [0.25, 0.75])
+    return {"value": median(values), "n": len(values), "low": float(low), "high": float(high)}

@@ -1,0 +1,26 @@
+"""Searches: schedules evaluated a second."""
+
+from __future__ import annotations
+
+import pytest
+
+from benchmarks.prepare.search import Calibration, FitnessConfig
+from benchmarks.speed.cases import setting, zoo
+
+SCHEDULES, PICTURES, STEPS = 8, 2, 20
+
+
+@pytest.mark.benchmark(group="search: one batch of schedules")
+def test_fitness_evaluations(timed, benchmark):
+    case = zoo("emoji-sd", steps=STEPS)
+    calibration = Calibration(setting("emoji-sd", steps=STEPS), FitnessConfig(images=PICTURES))
+    schedules = [case.pruned(0.8, seed).schedule for seed in range(SCHEDULES)]
+    timed(lambda: calibration.losses(schedules), rounds=3, schedules=SCHEDULES, pictures=PICTURES)
+    if benchmark.stats:
+        plain, kept = calibration.plain(schedules[0])
+        rate = SCHEDULES / benchmark.stats.stats.median
+        benchmark.extra_info |= {
+            "evaluations_per_second": rate,
+            "speedup_over_plain_loop": plain * rate,
+            "speedup_over_loop_keeping_dense": kept * rate,
+        }

@@ -1,0 +1,228 @@
+"""What the paper profile takes from elsewhere: weights and data sets, each in a folder that is checked before use.
+
+An asset lies in `assets/<name>` (the environment variable DIPGO_ASSETS names another root): fetched by
+`python -m benchmarks fetch NAME` (benchmarks/fetch.py), or linked there by its user. assets.toml lists what it must
+hold. Nothing here downloads; no torch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import tomllib
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from benchmarks import ROOT
+from benchmarks.specs.files import construct, write_text
+from dipgo.errors import DipgoError, unknown
+
+REGISTRY = Path(__file__).with_suffix(".toml")
+LOCK = "lock.json"
+PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+BIG = 1_000_000_000
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Part:
+    """Files of one repository of the hub, or one file behind a URL.
+
+    files: names or patterns, as published. unpack: the members that are kept of an archive among them. into: the
+    folder of the asset that they go to. sha256: {published name: digest}. fallbacks: other places of the same files,
+    each a `url`, or a `repo` with its `revision`. torchscript: `files` are TorchScript, which stays what it is.
+    """
+
+    bytes: int
+    files: list[str]
+    repo: str = ""
+    url: str = ""
+    revision: str = ""
+    dataset: bool = False
+    into: str = ""
+    unpack: list[str] = field(default_factory=list)
+    torchscript: bool = False
+    sha256: dict[str, str] = field(default_factory=dict)
+    fallbacks: list[dict[str, str]] = field(default_factory=list)
+
+    def stored(self, published: str) -> str:
+        """Where a published file lies in the asset's folder: pickled weights are converted to safetensors."""
+        path = PurePosixPath(self.into, published)
+        return str(path if self.torchscript or path.suffix not in PICKLES else path.with_suffix(".safetensors"))
+
+    @property
+    def patterns(self) -> list[str]:
+        """What of it lies in the asset's folder."""
+        return [self.stored(name) for name in self.unpack or self.files]
+
+    @property
+    def digests(self) -> dict[str, str]:
+        """The sha256 of stored files that are as they were published."""
+        kept = {} if self.unpack else self.sha256
+        into = PurePosixPath(self.into)
+        return {str(into / name): value for name, value in kept.items() if self.stored(name) == str(into / name)}
+
+
+@dataclass(frozen=True)
+class Asset:
+    """A folder of weights or data. `own`: what an own copy may hold instead of the parts' files."""
+
+    name: str
+    license: str
+    note: str
+    parts: list[Part]
+    own: list[str] = field(default_factory=list)
+
+    @property
+    def path(self) -> Path:
+        return folder() / self.name
+
+    @property
+    def digests(self) -> dict[str, str]:
+        """{file: sha256} as far as the registry knows."""
+        return {name: value for part in self.parts for name, value in part.digests.items()}
+
+    @property
+    def remedy(self) -> str:
+        return f"run `python -m benchmarks fetch {self.name}`, or link an own copy to {self.path}"
+
+
+def folder() -> Path:
+    """Where the assets lie."""
+    return Path(os.environ.get("DIPGO_ASSETS") or ROOT / "assets")
+
+
+def registry() -> dict[str, Asset]:
+    """All assets by name."""
+    return _registry(REGISTRY)
+
+
+@cache
+def _registry(path: Path) -> dict[str, Asset]:
+    assets = {}
+    for name, data in tomllib.loads(path.read_text(encoding="utf-8")).items():
+        parts = [construct(Part, part, f"{path.name}, {name}") for part in data["parts"]]
+        assets[name] = construct(Asset, {**data, "name": name, "parts": parts}, f"{path.name}, {name}")
+    return assets
+
+
+def asset(name: str) -> Asset:
+    """An asset's entry; raises `DipgoError` for an unknown name."""
+    if name not in registry():
+        raise unknown("asset", name, registry())
+    return registry()[name]
+
+
+def size(name: str) -> int:
+    """What fetching it downloads, in bytes, about."""
+    return sum(part.bytes for part in asset(name).parts)
+
+
+def missing(name: str) -> str | None:
+    """Why an asset cannot be used, and the way out; None where nothing speaks against it. Reads no big file."""
+    entry = asset(name)
+    try:
+        _present(entry)
+    except DipgoError as error:
+        return str(error)
+    return None
+
+
+def locate(name: str) -> Path:
+    """The folder of an asset, with every file as it was published or fetched. Raises `DipgoError`."""
+    verified(name)
+    return asset(name).path
+
+
+def revision(name: str) -> str:
+    """12 hex digits of the names and the content of an asset's files: the same wherever they came from."""
+    text = "".join(f"{file} {digest}\n" for file, digest in sorted(verified(name).items()))
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def verified(name: str) -> dict[str, str]:
+    """{file: sha256} of an asset. Raises `DipgoError` naming a file that is absent, truncated or changed."""
+    entry = asset(name)
+    found = digests(entry.path, _present(entry), name)
+    locked = {file: value["sha256"] for file, value in _lock(entry).items()}
+    for file, digest in found.items():
+        for source, known in (("published", entry.digests), ("fetched", locked)):
+            if known.get(file, digest) != digest:
+                raise DipgoError(f"{entry.path / file} is not the file that was {source}; {entry.remedy}")
+    return found
+
+
+def digests(root: Path, files: Iterable[str], name: str) -> dict[str, str]:
+    """{file: sha256} of files below `root`. A file is read once for as long as its size, its time of change and its
+    place on the disk stay what they are, so that the next start is quick."""
+    store = folder() / ".digests" / f"{name}.json"
+    try:
+        known = json.loads(store.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        known = {}
+    kept = {}
+    for file in files:
+        status = (root / file).stat()
+        identity = [status.st_size, status.st_mtime_ns, status.st_ino]
+        entry = known.get(file)
+        if not entry or entry[:3] != identity:
+            if status.st_size > BIG:
+                log.info("reading %s once, to know that it is whole", root / file)
+            with (root / file).open("rb") as stream:
+                entry = [*identity, hashlib.file_digest(stream, "sha256").hexdigest()]
+        kept[file] = entry
+    if {**known, **kept} != known:
+        with suppress(DipgoError):  # a full disk or one that may only be read: then it is read again
+            write_text(store, json.dumps({**known, **kept}))
+    return {file: entry[3] for file, entry in kept.items()}
+
+
+def _present(entry: Asset) -> list[str]:
+    """The files of an asset, sorted, by what can be told without reading them."""
+    path = entry.path
+    if not path.is_dir():
+        raise DipgoError(f"{entry.name} is not at {path}; {entry.remedy}")
+    found, lacking = _match(path, [pattern for part in entry.parts for pattern in part.patterns])
+    if lacking and entry.own:
+        found, also_lacking = _match(path, entry.own)
+        lacking = also_lacking and lacking
+    if lacking:
+        raise DipgoError(f"{path} lacks {lacking[0]}; {entry.remedy}")
+    scripts = {pattern for part in entry.parts if part.torchscript for pattern in part.patterns}
+    for file in sorted(path.rglob("*")):
+        if file.suffix in PICKLES and str(file.relative_to(path)) not in scripts & set(entry.digests):
+            raise DipgoError(
+                f"{file} holds pickled weights, which are never loaded; remove it from the own copy (and bring "
+                f"safetensors instead), or run `python -m benchmarks fetch {entry.name}` without it"
+            )
+    for file, value in _lock(entry).items():
+        actual = (path / file).stat().st_size if (path / file).is_file() else None
+        if actual != value["bytes"]:
+            state = "is gone" if actual is None else f"has {actual} bytes instead of {value['bytes']}"
+            raise DipgoError(f"{path / file} {state}; {entry.remedy}")
+    return found
+
+
+def _match(path: Path, patterns: Iterable[str]) -> tuple[list[str], list[str]]:
+    """The files that match, sorted, and the patterns that none does."""
+    matches = {pattern: [file for file in path.glob(pattern) if file.is_file()] for pattern in patterns}
+    found = {file.relative_to(path).as_posix() for files in matches.values() for file in files}
+    return sorted(found), [pattern for pattern, files in matches.items() if not files]
+
+
+def _lock(entry: Asset) -> Mapping[str, Mapping[str, Any]]:
+    """{file: {"sha256", "bytes"}} as it was when fetched; empty for an own copy."""
+    path = entry.path / LOCK
+    if not path.is_file():
+        return {}
+    try:
+        files = json.loads(path.read_text(encoding="utf-8"))["files"]
+        return {file: {"sha256": value["sha256"], "bytes": value["bytes"]} for file, value in files.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DipgoError(f"{path} is broken; remove it, or {entry.remedy}") from error

@@ -1,0 +1,67 @@
+"""The paper profile: the paper's own models, prompts and judge, which lie in the folder of assets."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.quality.reference import Reference
+from benchmarks.specs.metrics import needs_judge
+from benchmarks.supply import assets, datasets
+from benchmarks.supply.paper_configs import paper_model
+from benchmarks.supply.pipelines import read, sliced
+from benchmarks.supply.source import ask_for_data
+from dipgo.errors import DipgoError
+
+
+class Paper:
+    """The paper's own models, prompts and judge, which lie in the folder of assets."""
+
+    unscored, judge_model = "", "ViT-g-14"
+    JUDGE = "clip-vit-g-14"
+    TRAINING = "diffusiondb"
+    NETWORKS = {"fid_clean": "inception-clean", "fid_paper": "inception-paper"}
+    REAL = {"coco": "coco-images", "imagenet": "imagenet"}
+    CLASSES = "imagenet"  # its prompts are the model's own class names
+
+    def revision(self, row: Mapping[str, Any]) -> str:
+        paper_model(row.get("model"))
+        return ".".join("missing" if assets.missing(name) else assets.revision(name) for name in self.assets(row))
+
+    def pipeline(self, model: str, dtype: torch.dtype) -> Any:
+        folder = assets.locate(model)
+        pipeline = sliced(read(folder, dtype))
+        if hasattr(pipeline, "labels"):  # the pipeline's own lose classes that share a name
+            pipeline.labels = {name: label for label, name in enumerate(datasets.class_names(folder))}
+        return pipeline
+
+    def captions(self, prompts: str, model: str) -> list[str]:
+        return datasets.captions(prompts, assets.locate(model if prompts == self.CLASSES else prompts))
+
+    def judge(self) -> Path:
+        return assets.locate(self.JUDGE)
+
+    def reference(self, metric: str, prompts: str) -> Reference:
+        network, real = self.NETWORKS.get(metric), self.REAL.get(prompts)
+        if network is None or real is None:
+            raise DipgoError(f"{metric}: no real pictures are known for {prompts!r}, only for {[*self.REAL]}")
+        return Reference(assets.locate(real), assets.locate(network), cache=assets.folder() / ".moments")
+
+    def centroids(self, model: str) -> Path | None:
+        return None
+
+    def assets(self, row: Mapping[str, Any]) -> list[str]:
+        metrics, prompts = row["metrics"], [name for name in row["prompts"] if name != self.CLASSES]
+        judge = [self.JUDGE] if needs_judge(metrics) else []
+        compared = [metric for metric in metrics if metric in self.NETWORKS]
+        real = [self.REAL[name] for name in row["prompts"] if compared and name in self.REAL]
+        training = [] if self.CLASSES in row["prompts"] else [self.TRAINING]
+        return [row["model"], *judge, *prompts, *training, *real, *(self.NETWORKS[metric] for metric in compared)]
+
+    def require(self, row: Mapping[str, Any]) -> None:
+        for name in self.assets(row):
+            assets.locate(name)
+        ask_for_data(self, row)

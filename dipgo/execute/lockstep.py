@@ -1,0 +1,244 @@
+"""Many schedules side by side in one batch, for searches: what two of them have in common so far runs once.
+
+`gated` runs one schedule for a whole batch. Here every row of the batch follows its own schedule; at each site the
+rows that compute it are gathered into one forward, and of several schedules that have computed the same sites in
+every call so far only the first, their leader, runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers.hooks import ModelHook
+from torch import nn
+from torch.utils._pytree import tree_leaves, tree_map
+
+from dipgo.errors import DipgoError, PartialTrajectory
+from dipgo.execute.hooks import hooked
+from dipgo.execute.trajectory import OUTPUT
+from dipgo.execute.values import add, residual
+from dipgo.graph import BlockGraph, Site
+from dipgo.sampling import Sampler, rollout
+from dipgo.schedule import Schedule
+
+
+def leaders(computed: np.ndarray, coefficients: np.ndarray) -> np.ndarray:
+    """For bool [schedules, calls, sites] and float [schedules, calls, sites, ...] the first schedule that computed the
+    same in all calls so far, and reused it by the same coefficients, int [schedules, calls]. Up to there the two runs
+    are one."""
+    found = np.zeros(computed.shape[:2], dtype=int)
+    for call in range(computed.shape[1]):
+        first: dict[tuple[int, bytes, bytes], int] = {}
+        for schedule, row in enumerate(computed[:, call]):
+            before = int(found[schedule, call - 1]) if call else 0
+            alike = before, row.tobytes(), coefficients[schedule, call].tobytes()
+            found[schedule, call] = first.setdefault(alike, schedule)
+    return found
+
+
+def _coefficients(schedules: Sequence[Schedule]) -> np.ndarray:
+    """Of all schedules [schedules, calls, sites, K, branches], with holding written out."""
+    given = [s.reuse[..., None] if s.coefficients is None else s.coefficients for s in schedules]
+    given = [own if own.ndim == 4 else own[..., None] for own in given]
+    depth, branches = (max(own.shape[axis] for own in given) for axis in (2, 3))
+    found = np.zeros((len(given), *given[0].shape[:2], depth, branches), dtype=np.float32)
+    for place, own in zip(found, given, strict=True):
+        place[:, :, : own.shape[2]] = own
+    return found
+
+
+def pick(values: Any, chosen: Sequence[int], count: int, rows: int) -> Any:
+    """Of every tensor in `values` whose first dimension is `rows`, the rows of the `chosen` among `count` schedules."""
+
+    def of(value: Any) -> Any:
+        batched = isinstance(value, torch.Tensor) and value.ndim > 0 and len(value) == rows
+        return value.unflatten(0, (-1, count))[:, chosen].flatten(0, 1) if batched else value
+
+    return tree_map(of, values)
+
+
+class _Run:
+    """Position in the trajectory, the last values of all rows, and which schedules are running."""
+
+    def __init__(self, graph: BlockGraph, schedules: Sequence[Schedule]) -> None:
+        executions = [graph.execute(schedule) for schedule in schedules]
+        self.computed = np.stack([execution.computed for execution in executions])
+        self.entered = np.stack([execution.entered for execution in executions])
+        coefficients = _coefficients(schedules)
+        self.leaders = leaders(self.computed, coefficients)
+        holding = all(schedule.coefficients is None for schedule in schedules)
+        self.coefficients = None if holding else torch.tensor(coefficients)
+        self.depth = coefficients.shape[3]
+        self.calls, self.count = self.computed.shape[1], len(schedules)
+        self.call = 0
+        self.running: list[int] = []
+        self.memory: dict[Any, list[Any]] = {}  # of every key the last values, newest first
+
+    def leading(self) -> list[int]:
+        """The schedules that enter this call for themselves and for those that they lead."""
+        lead = self.leaders[:, self.call] == np.arange(self.count)
+        return np.flatnonzero(lead & self.entered[:, self.call]).tolist()
+
+    def keep(self, key: Any, new: Any, of: Sequence[int], depth: int = 1) -> None:
+        """Remember the new values of the schedules `of`, also for those that they lead, and the `depth` - 1 before."""
+        place = {schedule: index for index, schedule in enumerate(of)}
+        led = [s for s in range(self.count) if int(self.leaders[s, self.call]) in place]
+        source = [place[int(self.leaders[s, self.call])] for s in led]
+
+        def rows(value: torch.Tensor) -> torch.Tensor:
+            return value.unflatten(0, (-1, self.count))
+
+        def update(last: torch.Tensor, fresh: torch.Tensor) -> torch.Tensor:
+            rows(last)[:, led] = fresh.unflatten(0, (-1, len(of)))[:, source]
+            return last
+
+        def shift(older: torch.Tensor, newer: torch.Tensor) -> torch.Tensor:
+            rows(older)[:, led] = rows(newer)[:, led]
+            return older
+
+        if key in self.memory:
+            past = self.memory[key]
+            for k in reversed(range(1, depth)):
+                tree_map(shift, past[k], past[k - 1])
+            tree_map(update, past[0], new)
+        else:  # call 0, which all schedules compute in full
+            self.memory[key] = [
+                tree_map(lambda v: v.unflatten(0, (-1, len(of)))[:, source].flatten(0, 1), new) for _ in range(depth)
+            ]
+
+    def last(self, key: Any, of: Sequence[int]) -> list[Any]:
+        """Copies of the remembered values of the schedules `of`, newest first."""
+        past = self.memory[key]
+        return [pick(value, of, self.count, len(tree_leaves(value)[0])) for value in past]
+
+    def reused(self, key: Any, index: int, of: Sequence[int]) -> Any:
+        """What the site of that index and key gives where the schedules `of` reuse it."""
+        past = self.last(key, of)
+        if self.coefficients is None:
+            return past[0]
+        own = self.coefficients[list(of), self.call, index].movedim(2, 0)  # [branches, schedules, K]
+
+        def combination(*values: torch.Tensor) -> torch.Tensor:
+            pictures = len(values[0]) // own[..., 0].numel()  # of which each has a row for each schedule
+            weights = own.to(values[0]).repeat(1, pictures, 1).flatten(0, 1)
+            return sum(w.view(-1, *[1] * (v.ndim - 1)) * v for w, v in zip(weights.unbind(1), values, strict=True))
+
+        return tree_map(combination, *past)
+
+    def advance(self) -> None:
+        self.call += 1
+        if self.call == self.calls:
+            self.call, self.memory = 0, {}
+
+
+class _CallHook(ModelHook):
+    """On the denoiser: only leaders that compute something enter."""
+
+    def __init__(self, run: _Run) -> None:
+        super().__init__()
+        self.run = run
+
+    def new_forward(self, module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        run, sample = self.run, args[0] if args else kwargs.get("sample", kwargs.get("hidden_states"))
+        if len(sample) % run.count:
+            raise DipgoError(f"a batch of {len(sample)} rows does not hold each picture {run.count} times")
+        run.running = run.leading()
+        if run.running:
+            args, kwargs = pick((args, kwargs), run.running, run.count, len(sample))
+            run.keep(OUTPUT, self.fn_ref.original_forward(*args, **kwargs), run.running)
+        output = run.last(OUTPUT, range(run.count))[0]
+        run.advance()
+        return output
+
+
+class _SiteHook(ModelHook):
+    """On a gated module: rows that compute it run, the others take their last value."""
+
+    def __init__(self, run: _Run, index: int, site: Site) -> None:
+        super().__init__()
+        self.run, self.index, self.site = run, index, site
+
+    def new_forward(self, module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        run = self.run
+        # Where the call itself is the site, its hook is inside of the call's: the rows are those of the call.
+        now = run.computed[run.running, run.call, self.index]
+        rows = len(next(leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)))
+        parts = {}
+        for computes in (True, False):
+            places = np.flatnonzero(now == computes).tolist()
+            if places:
+                inputs = pick((args, kwargs), places, len(now), rows) if len(places) < len(now) else (args, kwargs)
+                schedules = [run.running[place] for place in places]
+                parts[computes] = places, (self._compute if computes else self._reuse)(module, schedules, *inputs)
+        if len(parts) == 1:
+            return next(iter(parts.values()))[1]
+        order = np.argsort(parts[True][0] + parts[False][0]).tolist()
+
+        def merge(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+            pieces = [v.unflatten(0, (-1, len(p))) for v, p in ((one, parts[True][0]), (other, parts[False][0]))]
+            return torch.cat(pieces, dim=1)[:, order].flatten(0, 1)
+
+        return tree_map(merge, parts[True][1], parts[False][1])
+
+    def _compute(self, module: nn.Module, schedules: list[int], args: tuple, kwargs: dict[str, Any]) -> Any:
+        new = self.fn_ref.original_forward(*args, **kwargs)
+        value = add(new, -residual(module, args, kwargs)) if self.site.delta else new
+        self.run.keep(self.site, value, schedules, self.run.depth)
+        return new
+
+    def _reuse(self, module: nn.Module, schedules: list[int], args: tuple, kwargs: dict[str, Any]) -> Any:
+        value = self.run.reused(self.site, self.index, schedules)
+        return add(value, residual(module, args, kwargs)) if self.site.delta else value
+
+
+@contextmanager
+def gated_together(denoiser: nn.Module, graph: BlockGraph, schedules: Sequence[Schedule]) -> Iterator[None]:
+    """Apply each of S schedules to its own rows of a batch, for full sampler runs inside the context.
+
+    Row r of every batched input follows schedule r % S, and the S rows of one picture start from equal inputs:
+    pass `noise.repeat_interleave(S, 0)` and the conditioning likewise. Gives what S runs inside `gated` give, up to
+    rounding, without their trace. Without gradients only.
+
+    Raises `DipgoError` for no schedules, schedules of other lengths or a denoiser that is gated already, and
+    `PartialTrajectory` on leaving in the middle of a run.
+    """
+    if not schedules or len({schedule.calls for schedule in schedules}) != 1:
+        raise DipgoError("running together takes at least one schedule, and all of one number of calls")
+    if torch.is_grad_enabled():
+        raise DipgoError("schedules run together without gradients only; enter torch.no_grad() first")
+    run = _Run(graph, schedules)
+    sites = [_SiteHook(run, index, Site.parse(site)) for index, site in enumerate(graph.sites)]
+    with hooked(denoiser, graph, sites, _CallHook(run)):
+        yield
+    if run.call:
+        raise PartialTrajectory(f"the denoiser was called {run.call} times of {run.calls} in its last run")
+
+
+@torch.no_grad()
+def rollout_together(
+    denoiser: nn.Module,
+    graph: BlockGraph,
+    schedules: Sequence[Schedule],
+    sampler: Sampler,
+    noise: torch.Tensor,
+    conditioning: Mapping[str, Any],
+    guidance: float,
+    seeds: Sequence[int],
+) -> torch.Tensor:
+    """Final latents [S, n, c, h, w] of S schedules, each from the same noise [n, c, h, w]; see `rollout`."""
+    count = len(schedules)
+    repeated = tree_map(lambda v: v.repeat_interleave(count, 0) if isinstance(v, torch.Tensor) else v, conditioning)
+    with gated_together(denoiser, graph, schedules):
+        latents = rollout(
+            denoiser,
+            sampler,
+            noise.repeat_interleave(count, 0),
+            repeated,
+            guidance,
+            [seed for seed in seeds for _ in schedules],
+        )
+    return latents.unflatten(0, (-1, count)).transpose(0, 1)

@@ -1,0 +1,51 @@
+"""Algorithm 1: one set of scores, a schedule at any pruned ratio."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from dipgo.costs import CostModel
+from dipgo.errors import DipgoError, UnreachableRatio
+from dipgo.forecast.rules import Rule, ruled
+from dipgo.schedule import Schedule
+
+TOLERANCE = 0.0125
+SMALLEST_INTERVAL = 1e-12  # of the bisection: below it two float32 scores cannot be told apart
+
+
+def select_schedule(
+    scores: np.ndarray, ratio: float, costs: CostModel, rule: Rule | None = None, *, tolerance: float = TOLERANCE
+) -> Schedule:
+    """Bisect a threshold c in [0, 1] over `scores` [calls, sites] until the pruned ratio is near `ratio`.
+
+    Blocks scored below c are pruned, the cascade is applied, and the share of MACs saved (the paper's
+    convention) is compared: done when it is within `tolerance`. Pruned blocks give what `rule` says; by default they
+    hold. Raises `DipgoError` for a ratio outside (0, 1) and `UnreachableRatio` when no threshold gets there.
+    """
+    if not 0 < ratio < 1:
+        raise DipgoError(f"pruned ratio is {ratio}; it must lie strictly between 0 and 1")
+    if not np.isfinite(scores).all():
+        raise DipgoError("scores hold NaN or infinity: the pruner's training diverged; lower its learning rate")
+    low, high = 0.0, 1.0
+    seen = set()
+    while high - low > SMALLEST_INTERVAL:
+        threshold = (low + high) / 2
+        schedule = at_threshold(scores, threshold, costs)
+        schedule = schedule if rule is None else ruled(rule, costs.graph, schedule)
+        pruned = costs.pruned_ratio(schedule)
+        seen.add(round(pruned, 4))
+        if abs(pruned - ratio) < tolerance:
+            return schedule
+        low, high = (threshold, high) if pruned < ratio else (low, threshold)
+    nearest = min(seen, key=lambda reached: abs(reached - ratio))
+    raise UnreachableRatio(
+        f"no threshold on these scores prunes {ratio} of the MACs within {tolerance}; the nearest found is "
+        f"{nearest}. Ask for that, or train longer so that the scores spread"
+    )
+
+
+def at_threshold(scores: np.ndarray, threshold: float, costs: CostModel) -> Schedule:
+    """The schedule that prunes every block scored below `threshold`; the first call is kept whole."""
+    reuse = scores < threshold
+    reuse[0] = False
+    return Schedule(costs.graph.sites, reuse)

@@ -1,0 +1,243 @@
+"""The ledger of claims into markdown and CSV: one row a claim, and below it every comparison that it rests on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from benchmarks.specs.record import ALL
+from tables.claims.claims import DIFFERENCES, load_claims
+from tables.claims.verdicts import FAILS, HOLDS, PROFILES, UNTESTABLE, Evidence, Finding, Verdict, judge
+from tables.format import grid, number, spread
+from tables.load import HERE
+
+LEDGER = "claims"
+CLAIMS = HERE / "claims.toml"
+MARKS = {HOLDS: f"**{HOLDS}**", FAILS: f"**{FAILS}**", UNTESTABLE: UNTESTABLE}
+SUMMARY = ["Held", "The comparison that decides", "Difference or ratio; effect d", "The paper"]
+CHECKS = ["Table", "Ours", "Against", "Metric", "Prompts", "Values", "Difference or ratio", "Effect", "n", "MACs"]
+CHECKS += ["Outcome", "The paper"]
+COUNTS = ["Table", "Metric", "Prompts", "Comparisons", "Better", "No difference", "Worse", "Missing"]
+RIGHT = {"Values", "Effect", "n", "MACs", "Held", *COUNTS[3:]}
+DECISIVE = ("table", "ours", "theirs", "dataset", "metric", "quantity", "ours_value", "theirs_value", "value", "low")
+DECISIVE += ("high", "effect", "n", "over", "paper_metric", "paper_ours", "paper_theirs")
+TITLE = "The ledger of claims"
+TEXT = """
+What the paper claims, and what the records of this repository say to it. A claim **holds here** where every comparison
+below it that decides does, and **does not hold here** where one fails: a difference whose interval includes 0 is
+*no difference*, and better it is not. It is **not testable here** where a record is missing, or where an interval
+includes the margin that it is held against. The verdicts are computed from the records; none is written down.
+"""
+BEYOND = "## Beyond the paper\n\nForecasting instead of holding, and Ours+, which learns when to compute and how.\n"
+NOTES = (
+    "*Held*: how many of the claim's comparisons hold. Of many some fail by chance, so read how many do.",
+    "*The comparison that decides*: of those that gave the verdict, the one whose interval ends least inside, or "
+    "farthest outside, of what the claim asks, relative to the value that it is held against.",
+    "Difference: ours − theirs on the same prompts and noises [95 % interval]: a paired bootstrap over prompts; where "
+    "a side is the mean of several trainings, a t interval over training seeds; of KID, unpaired, from the "
+    "intervals of both.",
+    "Effect: that difference in standard deviations of what its interval runs over (Cohen's d).",
+    "Ratio (×): ours / theirs, with quartiles of the timed repeats where there are any.",
+    "*The paper*: what it prints for the same two rows, ours / theirs, on its own model and prompts.",
+    "MACs: all operations, ours / theirs. *Beside*: shown for the reader, decides nothing.",
+)
+
+
+def _values(finding: Finding) -> str:
+    if finding.ours_value is None:
+        return "–"
+    column = finding.column
+    return " / ".join(number(v, column.digits, column.scale) for v in (finding.ours_value, finding.theirs_value))
+
+
+def _gives(finding: Finding) -> str:
+    if finding.value is None:
+        return "–"
+    if finding.check.expect in DIFFERENCES:
+        column = finding.column
+        return spread(finding.value, finding.low, finding.high, column.digits, column.scale, True)
+    return "× " + spread(finding.value, finding.low, finding.high, 3, 1.0, False)
+
+
+def _effect(finding: Finding) -> str:
+    return "–" if finding.effect is None else number(finding.effect, 2, signed=True)
+
+
+def _n(finding: Finding) -> str:
+    return "" if finding.n is None else f"{finding.n} {finding.over}"
+
+
+def _paper(finding: Finding | None) -> str:
+    if finding is None or finding.paper_ours is None:
+        return ""
+    shown = {column.metric: column for column in finding.table.paper_column}.get(finding.paper_metric)
+    title, digits, scale = (shown.title, shown.digits, shown.scale) if shown else (finding.paper_metric, 2, 1.0)
+    values = " / ".join(number(value, digits, scale) for value in (finding.paper_ours, finding.paper_theirs))
+    return f"*{title} {values}*"
+
+
+def _table(finding: Finding) -> str:
+    return finding.table.name.removeprefix("table")
+
+
+def _line(verdicts: Sequence[Verdict]) -> list[str]:
+    """A claim's row of the first table, from its verdicts in each profile."""
+    here = verdicts[0]
+    decisive = here.decisive
+    printed = [decisive] if decisive and decisive.paper_ours is not None else here.findings
+    paper = next((_paper(each) for each in printed if each.paper_ours is not None), "")
+    cells = ["; ".join(dict.fromkeys(each.reason for each in here.findings if each.reason)), ""]
+    if decisive:
+        where = f"Table {_table(decisive)}" + (f", {decisive.prompts}" if decisive.prompts != ALL else "")
+        pair = f"{decisive.ours.label} against {decisive.theirs.label}"
+        effect = "" if decisive.effect is None else f"; d = {_effect(decisive)}"
+        cells = [f"{decisive.column.title} {_values(decisive)}: {pair} ({where})", _gives(decisive) + effect]
+    held = f"{here.count('holds')} of {here.count()}" if decisive else "–"
+    return [here.claim.number, here.claim.text, *(MARKS[each.text] for each in verdicts), held, *cells, paper]
+
+
+def _check_lines(findings: Iterable[Finding]) -> list[list[str]]:
+    lines = []
+    for each in findings:
+        outcome = each.outcome + (f": {each.word}" if each.word else "")
+        lines.append(
+            [
+                _table(each),
+                each.ours.label,
+                each.theirs.label,
+                each.column.title,
+                each.prompts,
+                _values(each),
+                _gives(each),
+                _effect(each),
+                _n(each),
+                "–" if each.macs_ratio is None else f"× {number(each.macs_ratio, 2)}",
+                ("*beside* " if each.check.beside else "") + outcome,
+                _paper(each),
+            ]
+        )
+    return lines
+
+
+def _count_lines(findings: Sequence[Finding]) -> list[list[str]]:
+    groups: dict[tuple[str, str, str], list[str]] = {}
+    for each in findings:
+        groups.setdefault((_table(each), each.column.title, each.prompts), []).append(each.word)
+    words = ("better", "no difference", "worse", "")  # a missing one has no word
+    return [[*key, str(len(found)), *(str(found.count(word)) for word in words)] for key, found in groups.items()]
+
+
+def _section(verdict: Verdict) -> str:
+    claim = verdict.claim
+    text = f"### {claim.number}. {claim.text}\n\n{claim.source}. Here: {MARKS[verdict.text]}"
+    text += f" ({verdict.reason}).\n" if verdict.reason else f", {verdict.count('holds')} of {verdict.count()} hold.\n"
+    bounds = {(check.expect, check.bound): check.why for check in claim.check if check.why}
+    notes = [f"*{expect.capitalize()}* ({bound:g}): {why}" for (expect, bound), why in bounds.items()]
+    text += "\n" + "".join(f"- {note}\n" for note in (claim.note, *notes) if note)
+    own = [each for each in verdict.findings if each.check in claim.check]
+    controls = [each for each in verdict.findings if each.check not in claim.check]
+    grids = [grid(_check_lines(own), CHECKS, set(CHECKS) - RIGHT)] * bool(own) + [
+        grid(_count_lines(controls), COUNTS, set(COUNTS) - RIGHT)
+    ] * bool(controls)
+    return text + "".join(f"\n{grid}\n" for grid in grids)
+
+
+def markdown(by_profile: dict[str, list[Verdict]]) -> str:
+    here = next(iter(by_profile.values()))
+    headers = ["#", "Claim", *(f"{profile} profile".capitalize() for profile in by_profile), *SUMMARY]
+    parts = [f"# {TITLE}\n{TEXT}"]
+    for beyond, heading in ((False, ""), (True, f"{BEYOND}\n")):
+        claims = [same for same in zip(*by_profile.values(), strict=True) if same[0].claim.beyond == beyond]
+        holds, fails, neither = (sum(same[0].text == text for same in claims) for text in MARKS)
+        counts = f"**{holds} hold, {fails} do not, {neither} not testable**"
+        if claims:
+            parts += [f"{heading}Of {len(claims)} claims, on the embedded profile: {counts}.\n"]
+            parts += [grid(map(_line, claims), headers, set(headers) - RIGHT) + "\n"]
+    parts.append("\n".join(f"- {note}" for note in NOTES) + "\n")
+    for profile, verdicts in by_profile.items():
+        measured = any(each.outcome != "missing" for verdict in verdicts for each in verdict.findings)
+        if verdicts is here or measured:
+            parts += [f"## What each claim rests on, {profile} profile\n", *map(_section, verdicts)]
+    return "\n".join(parts)
+
+
+def _comparisons(verdicts: Iterable[Verdict]) -> pd.DataFrame:
+    return pd.DataFrame([_row(verdict, finding) for verdict in verdicts for finding in verdict.findings])
+
+
+def _row(verdict: Verdict, finding: Finding) -> dict[str, object]:
+    """A comparison in base units; `low` and `high` of a ratio are quartiles."""
+    check = finding.check
+    fields = (
+        "ours_value",
+        "theirs_value",
+        "value",
+        "low",
+        "high",
+        "effect",
+        "n",
+        "over",
+        "macs_ratio",
+        "outcome",
+        "word",
+    )
+    return {
+        "claim": verdict.claim.number,
+        "profile": verdict.profile,
+        "decides": "no" if check.beside else "yes",
+        "table": check.table,
+        "ours": " ".join(finding.ours.runs),
+        "theirs": " ".join(finding.theirs.runs),
+        "dataset": finding.prompts,
+        "metric": finding.column.key,
+        "expect": check.expect,
+        "bound": check.bound,
+        "quantity": "difference" if check.expect in DIFFERENCES else "ratio",
+        **{name: getattr(finding, name) for name in fields},
+        "paper_metric": finding.paper_metric,
+        "paper_ours": finding.paper_ours,
+        "paper_theirs": finding.paper_theirs,
+        "reason": finding.reason,
+    }
+
+
+def _claims(verdicts: Iterable[Verdict]) -> pd.DataFrame:
+    rows = []
+    for verdict in verdicts:
+        decisive = _row(verdict, verdict.decisive) if verdict.decisive else {}
+        rows.append(
+            {
+                "claim": verdict.claim.number,
+                "text": verdict.claim.text,
+                "source": verdict.claim.source,
+                "profile": verdict.profile,
+                "verdict": verdict.text,
+                **{outcome: verdict.count(outcome) for outcome in ("holds", "fails", "undecided", "missing")},
+                **{f"decided_by_{name}": decisive.get(name) for name in DECISIVE},
+                "reason": verdict.reason,
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def _csv(frame: pd.DataFrame) -> str:
+    for name in frame.columns.intersection(["n", "decided_by_n"]):
+        frame[name] = frame[name].astype("Int64")
+    return frame.to_csv(index=False, float_format="%.6g", lineterminator="\n")
+
+
+def render_claims(folder: Path, path: Path = CLAIMS) -> dict[str, str]:
+    """File name -> text of the ledger's three outputs, from the records in `folder`."""
+    claims = load_claims(path)
+    by_profile: dict[str, list[Verdict]] = {}
+    for profile in PROFILES:
+        evidence = Evidence(folder, profile)
+        by_profile[profile] = [judge(evidence, claim) for claim in claims]
+    rows = [verdict for same in zip(*by_profile.values(), strict=True) for verdict in same]
+    return {
+        f"{LEDGER}.md": markdown(by_profile),
+        f"{LEDGER}.csv": _csv(_claims(rows)),
+        f"{LEDGER}_comparisons.csv": _csv(_comparisons(rows)),
+    }

@@ -1,0 +1,134 @@
+from __future__ import annotations
+
+import os
+
+import numpy as np
+import pytest
+import safetensors.numpy
+from PIL import Image
+
+from benchmarks.quality import reference as module
+from benchmarks.quality.features import CLEAN, EFFLITE0, PAPER, features
+from benchmarks.quality.fid import fid, kid
+from benchmarks.quality.reference import Reference, save_features
+from dipgo.errors import DipgoError
+from tests.helpers.inceptions import save_noise
+
+
+def spread(n: int, d: int = 12, seed: int = 0) -> np.ndarray:
+    random = np.random.default_rng(seed)
+    return random.normal(size=(n, d)) @ random.normal(size=(d, d))
+
+
+def write_moments(path, values, **more):
+    np.savez(path, mu=values.mean(axis=0), sigma=np.cov(values, rowvar=False), **more)
+    return path
+
+
+def test_a_stored_reference_is_float16_and_gives_nearly_the_same_distances(tmp_path):
+    a, b = spread(100), spread(120, seed=1)
+    path = tmp_path / "reference.safetensors"
+    save_features(path, b)
+    assert path.stat().st_size < b.size * 2 + 200
+    assert list(tmp_path.iterdir()) == [path]
+    stored = Reference(path).load(EFFLITE0)
+    assert fid(a, stored) == pytest.approx(fid(a, b), rel=1e-3)
+    assert kid(a, stored).value == pytest.approx(kid(a, b).value, rel=1e-3)
+
+
+def test_published_moments_serve_as_a_reference_of_the_papers_protocol(tmp_path):
+    a, b = spread(100), spread(120, seed=1)
+    path = write_moments(tmp_path / "imagenet.npz", b)
+    for real in (path, tmp_path):  # a file, and the folder of one
+        assert fid(a, Reference(real).load(PAPER)) == pytest.approx(fid(a, b))
+
+
+@pytest.mark.parametrize("protocol", [CLEAN, PAPER], ids=lambda protocol: protocol.name)
+def test_a_folders_moments_are_worked_out_once(tmp_path, inceptions, monkeypatch, protocol):
+    save_noise(tmp_path / "real", ["a.jpg", "b.png", "c.png"])
+    reference = Reference(tmp_path / "real", inceptions[protocol.name], tmp_path / "cache")
+    found = reference.load(protocol)
+    values = features(tmp_path / "real", protocol, inceptions[protocol.name], real=True, progress=False)
+    mu, sigma = found.moments
+    np.testing.assert_allclose(mu, values.mean(axis=0), atol=1e-6)
+    np.testing.assert_allclose(sigma, np.cov(values, rowvar=False), atol=1e-6)
+    (kept,) = (tmp_path / "cache").iterdir()
+    assert kept.name.startswith(protocol.name)
+
+    def again(*_, **__):
+        raise AssertionError("worked out again")
+
+    module._read.cache_clear()
+    monkeypatch.setattr(module, "features", again)
+    np.testing.assert_array_equal(reference.load(protocol).moments[0], mu)
+    save_noise(tmp_path / "real", ["c.png"], seed=1)  # another picture of the old name
+    with pytest.raises(AssertionError, match="worked out again"):
+        reference.load(protocol)
+
+
+def test_protocols_differ_and_do_not_mix(tmp_path, inceptions):
+    save_noise(tmp_path / "real", ["a.png", "b.png", "c.png"])
+    for protocol in (CLEAN, PAPER):
+        Reference(tmp_path / "real", inceptions[protocol.name], tmp_path / "cache").load(protocol)
+    clean, paper = sorted((tmp_path / "cache").iterdir())
+    assert fid(Reference(clean).load(CLEAN), Reference(paper).load(PAPER)) > 1
+    with pytest.raises(DipgoError, match="is of the protocol 'clean', not 'paper'"):
+        Reference(clean).load(PAPER)
+    with pytest.raises(DipgoError, match="is of the protocol 'paper', not 'clean'"):
+        Reference(write_moments(tmp_path / "published.npz", spread(9))).load(CLEAN)
+    save_features(tmp_path / "features.safetensors", spread(9), CLEAN)
+    with pytest.raises(DipgoError, match="is of the protocol 'clean', not 'efflite0'"):
+        Reference(tmp_path / "features.safetensors").load(EFFLITE0)
+
+
+def test_features_that_name_no_protocol_are_efficientnets(tmp_path):
+    path = tmp_path / "real.safetensors"
+    safetensors.numpy.save_file({"features": spread(9)}, path)
+    assert Reference(path).load(EFFLITE0).width == 12
+    with pytest.raises(DipgoError, match="'efflite0', not 'clean'"):
+        Reference(path).load(CLEAN)
+
+
+def test_bad_input_is_named(tmp_path, inceptions):
+    with pytest.raises(DipgoError, match="cannot read feature file .*nowhere"):
+        Reference(tmp_path / "nowhere.safetensors").load(EFFLITE0)
+    with pytest.raises(DipgoError, match="cannot read feature file .*nowhere.npz"):
+        Reference(tmp_path / "nowhere.npz").load(PAPER)
+    whole = write_moments(tmp_path / "whole.npz", spread(9)).read_bytes()
+    cut = tmp_path / "cut.npz"
+    for part in (whole[: len(whole) // 2], b""):
+        cut.write_bytes(part)
+        with pytest.raises(DipgoError, match="cannot read feature file .*cut.npz"):
+            Reference(cut).load(PAPER)
+    lacking = tmp_path / "lacking.npz"
+    np.savez(lacking, mu=np.zeros(3))
+    with pytest.raises(DipgoError, match="lacking.npz: .*sigma"):
+        Reference(lacking).load(PAPER)
+    np.savez(lacking.with_stem("other"), mu=np.zeros(3), sigma=np.zeros((2, 2)))
+    with pytest.raises(DipgoError, match=r"other.npz: mu \[3\] and sigma \[2, 2\] are no finite moments"):
+        Reference(tmp_path / "other.npz").load(PAPER)
+    write_moments(lacking.with_stem("nan"), np.full((3, 2), np.nan))
+    with pytest.raises(DipgoError, match="nan.npz"):
+        Reference(tmp_path / "nan.npz").load(PAPER)
+    np.savez(lacking.with_stem("pickled"), mu=np.array([{}]), sigma=np.zeros((1, 1)))
+    with pytest.raises(DipgoError, match="pickled.npz"):
+        Reference(tmp_path / "pickled.npz").load(PAPER)
+    (tmp_path / "real").mkdir()
+    with pytest.raises(DipgoError, match="real is a folder of pictures; say where"):
+        Reference(tmp_path / "real", inceptions["clean"]).load(CLEAN)
+    with pytest.raises(DipgoError, match="real holds no picture"):
+        Reference(tmp_path / "real", inceptions["clean"], tmp_path / "cache").load(CLEAN)
+    Image.new("RGB", (20, 20)).save(tmp_path / "real" / "only.png")
+    with pytest.raises(DipgoError, match="at least 2 pictures"):
+        Reference(tmp_path / "real", inceptions["clean"], tmp_path / "cache").load(CLEAN)
+
+
+def test_a_full_disk_leaves_nothing_behind(tmp_path, inceptions, monkeypatch):
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    save_noise(tmp_path / "real", ["a.png", "b.png"])
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.raises(DipgoError, match="not written, nothing left behind: No space left"):
+        Reference(tmp_path / "real", inceptions["clean"], tmp_path / "cache").load(CLEAN)
+    assert not list((tmp_path / "cache").iterdir())

@@ -1,0 +1,204 @@
+from __future__ import annotations
+
+import csv
+import shutil
+from collections import Counter
+
+import open_clip
+import pytest
+import torch
+from diffusers import DiffusionPipeline, StableDiffusionPipeline
+from PIL import Image
+from safetensors.torch import load_file
+
+from benchmarks.supply import zoo
+from benchmarks.supply.zoo import ZOO
+from dipgo.errors import DipgoError
+
+CAPTIONED = ("emoji-bk-base", "emoji-bk-small", "emoji-sd2", "emoji-xl-lcm", "emoji-pixart")
+MODELS = ("emoji-sd", "emoji-clip", *CAPTIONED, "emoji-dit")
+LIMIT = 72 * 2**20
+
+
+@pytest.fixture
+def copy(tmp_path):
+    """A second zoo with the judge only, free to be broken."""
+    for file in ("manifest.json", "prompts.csv"):
+        shutil.copy(ZOO / file, tmp_path / file)
+    shutil.copytree(ZOO / "emoji-clip", tmp_path / "emoji-clip")
+    return tmp_path
+
+
+@pytest.mark.parametrize("name", [*MODELS, "reference"])
+def test_every_entry_is_what_the_manifest_says(name):
+    assert zoo.model_path(name) == ZOO / name
+
+
+def test_a_tampered_weight_file_is_refused(copy):
+    path = copy / "emoji-clip/open_clip_model.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(DipgoError, match=r"open_clip_model.safetensors differs .* git checkout -- benchmarks/zoo"):
+        zoo.model_path("emoji-clip", copy)
+
+
+def test_a_link_that_became_a_text_file_is_explained(copy):
+    shutil.copytree(ZOO / "emoji-dit", copy / "emoji-dit", symlinks=True)
+    link = copy / "emoji-dit/vae"
+    target = link.readlink().as_posix()
+    link.unlink()
+    link.write_text(target)
+    with pytest.raises(DipgoError, match=r"emoji-dit/vae was checked out as a text .* core.symlinks true") as caught:
+        zoo.model_path("emoji-dit", copy)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_weight_file_is_refused(copy):
+    (copy / "emoji-clip/open_clip_model.safetensors").unlink()
+    with pytest.raises(DipgoError, match=r"open_clip_model.safetensors is missing; .* git checkout"):
+        zoo.model_path("emoji-clip", copy)
+
+
+def test_an_edited_prompt_file_is_refused(copy):
+    with (copy / "prompts.csv").open("a") as file:
+        file.write("seen,x,google,x,x,x,x\n")
+    with pytest.raises(DipgoError, match="prompts.csv differs"):
+        zoo.prompts("seen", copy)
+
+
+def test_a_missing_manifest_is_one_clear_line(tmp_path):
+    with pytest.raises(DipgoError, match="manifest.json cannot be read") as caught:
+        zoo.model_path("emoji-sd", tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_unknown_names_get_a_suggestion():
+    with pytest.raises(DipgoError, match="did you mean emoji-sd"):
+        zoo.model_path("emoji-ds")
+    with pytest.raises(DipgoError, match="did you mean held-out"):
+        zoo.prompts("heldout")
+
+
+def test_revision_names_an_entry_and_depends_on_its_files():
+    assert zoo.revision("emoji-sd") == zoo.revision("emoji-sd") != zoo.revision("emoji-clip")
+
+
+def test_prompt_sets_are_large_and_share_no_picture_caption_or_name():
+    with (ZOO / "prompts.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    by_set = {key: [row for row in rows if row["set"] == key] for key in ("train", "seen", "held-out")}
+    trained = by_set["train"] + by_set["seen"]
+    for column in ("sha256", "caption"):
+        assert not {row[column] for row in trained} & {row[column] for row in by_set["held-out"]}
+    for key in ("seen", "held-out"):
+        names = {row["name"] for row in by_set[key]}
+        assert len(names) == len(by_set[key]) >= 300
+    assert {row["name"] for row in by_set["held-out"]} <= {row["name"] for row in trained}
+    assert not {row["name"] for row in by_set["seen"]} & {row["name"] for row in by_set["held-out"]}
+
+
+def test_prompts_are_numbered_in_file_order():
+    found = zoo.prompts("seen")
+    assert [prompt.index for prompt in found] == list(range(len(found)))
+    assert found[0].caption == f"{found[0].name}, {found[0].style}"
+
+
+def test_classes_are_the_class_conditional_models_and_as_frequent_as_among_the_pictures():
+    rows = zoo.prompts("classes")
+    pipeline = DiffusionPipeline.from_pretrained(zoo.model_path("emoji-dit"), dtype=torch.float32)
+    assert [row.index for row in rows] == list(range(320)) and rows[0].caption == rows[0].name
+    assert {row.caption for row in rows} <= set(pipeline.labels)
+    assert len(pipeline.labels) == pipeline.transformer.config.num_embeds_ada_norm
+    with (ZOO / "prompts.csv").open(encoding="utf-8", newline="") as file:
+        pictures = [row for row in csv.DictReader(file) if row["set"] != "held-out"]
+    drawn, real = Counter(row.caption for row in rows), Counter(row["subcategory"] for row in pictures)
+    for name in ("animal-mammal", "sky & weather", "heart", "lock"):
+        assert abs(drawn[name] - 320 * real[name] / len(pictures)) < 1
+
+
+def test_every_class_has_a_centroid_of_the_judges():
+    centroids = load_file(zoo.model_path("emoji-dit") / "centroids.safetensors")
+    assert set(centroids) == {row.name for row in zoo.prompts("classes")}
+    stacked = torch.stack(list(centroids.values())).float()
+    assert stacked.shape[1] == 128
+    assert torch.allclose(stacked.norm(dim=1), torch.ones(len(stacked)), atol=2e-3)
+
+
+def test_the_zoo_is_small_and_its_weights_are_half_precision():
+    own = {path.resolve() for path in zoo.files_of(ZOO)}  # a linked part counts once
+    assert sum(path.stat().st_size for path in own) < LIMIT
+    for path in own:
+        if path.suffix == ".safetensors":
+            kinds = {t.dtype for t in load_file(path).values() if t.is_floating_point()}
+            assert kinds == {torch.float16}, path
+
+
+def test_the_manifest_lists_every_file_of_its_entries():
+    assert {"prompts", "reference", *MODELS} == set(zoo.manifest())
+    for entry in (*MODELS, "reference"):
+        present = {path.relative_to(ZOO).as_posix() for path in zoo.files_of(ZOO / entry)}
+        assert present == set(zoo.manifest()[entry]["files"])
+
+
+def test_shared_parts_are_relative_links_into_the_zoo():
+    links = [path for entry in MODELS for path in (ZOO / entry).iterdir() if path.is_symlink()]
+    assert {link.parent.name for link in links} == {*CAPTIONED, "emoji-dit"}
+    for link in links:
+        assert not link.readlink().is_absolute() and link.resolve().is_relative_to(ZOO / "emoji-sd")
+
+
+def test_the_judge_loads_by_open_clip_and_ranks_by_colour():
+    source = f"local-dir:{zoo.model_path('emoji-clip')}"
+    model, _, preprocess = open_clip.create_model_and_transforms(source)
+    tokens = open_clip.get_tokenizer(source)(["yellow heart, google", "black heart, google"])
+    canvas = Image.new("RGB", (64, 64), "white")
+    canvas.paste((20, 20, 20), (8, 8, 56, 56))
+    with torch.no_grad():
+        picture = model.eval().encode_image(preprocess(canvas)[None], normalize=True)
+        yellow, black = (picture @ model.encode_text(tokens, normalize=True).T)[0]
+    assert black > yellow
+
+
+def test_the_generator_loads_by_the_plain_pipeline_and_draws_what_the_noise_says():
+    pipeline = StableDiffusionPipeline.from_pretrained(zoo.model_path("emoji-sd"), torch_dtype=torch.float32)
+    pipeline.set_progress_bar_config(disable=True)
+
+    def draw(caption):
+        noise = torch.Generator().manual_seed(0)
+        return pipeline(caption, num_inference_steps=2, guidance_scale=4.0, generator=noise, output_type="np").images
+
+    images = draw("sunflower, twitter")
+    assert images.shape == (1, 64, 64, 3) and images.std() > 0.05
+    assert (images == draw("sunflower, twitter")).all()
+    assert abs(images - draw("cactus, twitter")).max() > 0.05  # the caption matters
+
+
+@pytest.mark.parametrize("name", CAPTIONED)
+def test_the_other_families_load_by_their_plain_pipelines_and_follow_the_caption(name):
+    pipeline = DiffusionPipeline.from_pretrained(zoo.model_path(name), dtype=torch.float32)
+    pipeline.set_progress_bar_config(disable=True)
+    extra = {"max_sequence_length": 20, "use_resolution_binning": False} if name == "emoji-pixart" else {}
+
+    def draw(caption):
+        noise = torch.Generator().manual_seed(0)
+        size = {"height": 64, "width": 64, "num_inference_steps": 4, "guidance_scale": 4.0, "output_type": "np"}
+        return pipeline(caption, generator=noise, **size, **extra).images
+
+    images = draw("red apple, twitter")
+    assert images.shape == (1, 64, 64, 3) and images.std() > 0.05
+    assert abs(images - draw("cactus, twitter")).max() > 0.05
+
+
+def test_the_class_conditional_model_draws_classes_by_its_plain_pipeline():
+    pipeline = DiffusionPipeline.from_pretrained(zoo.model_path("emoji-dit"), dtype=torch.float32)
+    pipeline.set_progress_bar_config(disable=True)
+
+    def draw(label):
+        noise = torch.Generator().manual_seed(0)
+        chosen = pipeline.get_label_ids([label])
+        return pipeline(chosen, guidance_scale=1.0, generator=noise, num_inference_steps=4, output_type="np").images
+
+    images = draw("heart")
+    assert images.shape == (1, 64, 64, 3) and images.std() > 0.05
+    assert abs(images - draw("face-smiling")).max() > 0.05
