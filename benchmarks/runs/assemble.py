@@ -8,20 +8,19 @@ from pathlib import Path
 from typing import Any
 
 from baselines import Plan
-from benchmarks.prepare import forecasts, training
-from benchmarks.models import model as models
-from benchmarks.specs import record
-from benchmarks.speed.latency import latency_cells
-from benchmarks.models.macs import macs_cells
-from benchmarks.prepare.search import search_cells
-from benchmarks.prepare.costs import training_cells
-from benchmarks.prepare.search import fitness_of
-from benchmarks.prepare.forecasts import Learning
 from benchmarks.machine.provenance import provenance
+from benchmarks.models import model as models
+from benchmarks.models.macs import macs_cells
+from benchmarks.prepare import forecasts, training
+from benchmarks.prepare.costs import training_cells
+from benchmarks.prepare.forecasts import Learning
+from benchmarks.prepare.search import fitness_of, search_cells
+from benchmarks.prepare.training import Training
+from benchmarks.runs.tasks import FORECASTS, PRUNERS, SEARCHES, unscored
+from benchmarks.specs import record
 from benchmarks.specs.record import Record
 from benchmarks.specs.run import RunSpec
-from benchmarks.runs.tasks import FORECASTS, PRUNERS, SEARCHES, unscored
-from benchmarks.prepare.training import Training
+from benchmarks.speed.latency import latency_cells
 
 
 def assemble(spec: RunSpec, plan: Plan, workspace: Path, settings: Mapping[str, int]) -> Record:

@@ -10,17 +10,19 @@ from typing import Any
 from tabulate import tabulate
 
 from baselines import Plan, PlanContext, method
-from benchmarks.prepare import search as fitness, forecasts, training
-from benchmarks.models import model as models, shapes as paper_models
-from benchmarks.models.macs import macs_cells
-from benchmarks.supply.datasets import LENGTHS
+from benchmarks.models import model as models
+from benchmarks.models import shapes as paper_models
 from benchmarks.models.generate import image_paths
+from benchmarks.models.macs import macs_cells
+from benchmarks.prepare import forecasts, training
+from benchmarks.prepare import search as fitness
+from benchmarks.runs.tasks import FORECASTS, PREPARED, PRUNERS, SEARCHES
+from benchmarks.specs.run import PROFILES, RunSpec
+from benchmarks.supply.datasets import LENGTHS
 from benchmarks.supply.paper_configs import paper_model
 from benchmarks.supply.profiles import source
-from benchmarks.specs.run import PROFILES, RunSpec
-from dipgo.errors import DipgoError, unknown
-from benchmarks.runs.tasks import FORECASTS, PREPARED, PRUNERS, SEARCHES
 from dipgo import LearnConfig, Sampler, TrainConfig
+from dipgo.errors import DipgoError, unknown
 
 FROM_PICTURES = PREPARED | {"of"}  # params of methods whose schedules are not known beforehand
 COSTLY = ("steps", "accumulate", "checkpoint")  # what of a training's settings decides its cost

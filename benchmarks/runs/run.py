@@ -13,22 +13,34 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from baselines import Plan, method
-from benchmarks.prepare import search as fitness, forecasts, training
-from benchmarks.speed import latency
-from benchmarks.models import model as models
-from benchmarks.specs import record
-from benchmarks.runs.assemble import assemble
-from benchmarks.models.generate import pictures_at_once
 from benchmarks.machine.jobs import Job, run_jobs
 from benchmarks.machine.provenance import provenance
-from benchmarks.specs.record import Record
-from benchmarks.specs.files import write_text
 from benchmarks.machine.shards import shards
+from benchmarks.models import model as models
+from benchmarks.models.generate import pictures_at_once
+from benchmarks.prepare import forecasts, training
+from benchmarks.prepare import search as fitness
+from benchmarks.runs.assemble import assemble
+from benchmarks.runs.tasks import (
+    FORECASTS,
+    PRUNERS,
+    SEARCHES,
+    Task,
+    captions_of,
+    context_of,
+    draw,
+    forecast,
+    score,
+    search,
+    train,
+)
+from benchmarks.specs import record
+from benchmarks.specs.files import write_text
+from benchmarks.specs.record import Record
+from benchmarks.specs.run import RunSpec
+from benchmarks.speed import latency
 from benchmarks.supply.profiles import source
 from dipgo.errors import DipgoError, unknown
-from benchmarks.specs.run import RunSpec
-from benchmarks.runs.tasks import FORECASTS, PRUNERS, SEARCHES, Task, captions_of, context_of, draw, forecast, score, search, train
-from dipgo import DipgoError
 
 log = logging.getLogger(__name__)
 

@@ -13,16 +13,17 @@ from typing import Any
 import numpy as np
 
 from baselines import Plan, PlanContext, method
-from benchmarks.prepare import forecasts, training
+from benchmarks.machine.shards import ALONE, Shards, shards
 from benchmarks.models import model as models
+from benchmarks.models.generate import generate, image_paths, noise_seeds
+from benchmarks.prepare import forecasts, training
+from benchmarks.prepare.search import fitness_of
 from benchmarks.quality import score as quality
 from benchmarks.quality.clip_score import ClipJudge
-from benchmarks.prepare.search import fitness_of
-from benchmarks.models.generate import generate, image_paths, noise_seeds
 from benchmarks.specs.files import write_text
-from benchmarks.machine.shards import ALONE, Shards, shards
-from benchmarks.supply.profiles import source
+from benchmarks.specs.metrics import QUALITY, REFERENCED, needs_judge, too_few
 from benchmarks.specs.run import RunSpec
+from benchmarks.supply.profiles import source
 from dipgo import DipgoError, Sampler, Schedule
 
 PRUNERS, SEARCHES, FORECASTS = "pruners", "searches", "forecasts"  # folders of the workspace

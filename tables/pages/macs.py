@@ -82,11 +82,11 @@ def compare(counts: Mapping[str, Any], paper: pd.DataFrame) -> list[MacsLine]:
         readings.setdefault(tuple(cell[key] for key in KEYS), []).append(cell)
     for names in readings:
         if names not in macs.index:
-            raise DipgoError(f"benchmarks/macs.toml: the paper prints no MACs for {names}; mend the cell's names")
+            raise DipgoError(f"macs.toml: the paper prints no MACs for {names}; mend the cell's names")
     rows = {names[:3] for names in readings}
     for names in macs.index:
         if names[:3] not in rows:  # a value that is printed for two data sets is one cell
-            raise DipgoError(f"benchmarks/macs.toml: no cell for {names}; add it")
+            raise DipgoError(f"macs.toml: no cell for {names}; add it")
     return [line for names, cells in readings.items() for line in _lines(names, cells, macs[names], counts)]
 
 

@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 
 from benchmarks.commands import macs
-from benchmarks.models import shapes as paper_models
 from dipgo.errors import DipgoError
 from tables.load import HERE, load_paper
 from tables.pages.macs import compare, read_counts, render_macs
@@ -97,7 +96,7 @@ def test_the_published_counts_are_of_the_cells_and_come_out_again(counts):
     assert [{key: cell[key] for key in ("table", "method", "plan")} for cell in counts["cells"]] == [
         {"table": cell.table, "method": cell.method, "plan": cell.plan} for cell in cells
     ]
-    again = paper_models.count_cells([cell for cell in cells if cell.table == "3"])
+    again = macs.count_cells([cell for cell in cells if cell.table == "3"])
     assert again == [cell for cell in counts["cells"] if cell["table"] == "3"]
 
 
@@ -108,8 +107,8 @@ def test_counting_happens_once_for_cells_code_and_packages(tmp_path, monkeypatch
         counted.append(len(cells))
         return []
 
-    monkeypatch.setattr(paper_models, "count_cells", count_cells)
-    monkeypatch.setattr(paper_models, "count_models", dict)
+    monkeypatch.setattr(macs, "count_cells", count_cells)
+    monkeypatch.setattr(macs, "count_models", dict)
     cells, path = macs.load_cells(), tmp_path / "macs.json"
     first = macs.count_tables(cells, path)
     assert macs.count_tables(cells, path) == first and len(counted) == 1

@@ -67,9 +67,9 @@ def test_a_job_is_asked_for_its_work_only_when_its_needs_are_done(jobs):
 
 
 def test_any_other_error_ends_the_work(jobs):
-    jobs.add("full disk", error=DipgoError("no space"))
+    jobs.add("full disk", error=OSError("no space"))
     jobs.add("free")
-    with pytest.raises(DipgoError, match="no space"):
+    with pytest.raises(OSError, match="no space"):
         jobs.run()
     assert jobs.ran == ["full disk"]
 
@@ -89,7 +89,7 @@ def alive(process: int) -> bool:
 
 def test_workers_end_with_a_killed_suite(tmp_path):
     jobs = "{i: Job('', lambda: (linger, Path(sys.argv[1]))) for i in range(2)}"
-    imports = "import sys; from pathlib import Path; from benchmarks.jobs import Job, run_jobs"
+    imports = "import sys; from pathlib import Path; from benchmarks.machine.jobs import Job, run_jobs"
     code = f"{imports}; from tests.test_jobs import linger\nrun_jobs({jobs}, 2)"
     suite = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], cwd=ROOT)
     deadline = time.monotonic() + 300

@@ -135,6 +135,6 @@ def test_the_import_needs_no_network():
         "import socket\n"
         "def refuse(*_): raise AssertionError('network')\n"
         "socket.socket.connect = socket.getaddrinfo = refuse\n"
-        "import benchmarks.features\n"
+        "import benchmarks.quality.features\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from tqdm import tqdm
 
-from benchmarks.speed import latency
-from benchmarks.specs import record
 from benchmarks.__main__ import main
+from benchmarks.specs import record
+from benchmarks.speed import latency
 from tests.helpers.suites import DEFAULTS
 
 KILLS = 20

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from benchmarks import ROOT
-
-from pathlib import Path
-
 import pytest
 
-from benchmarks.prepare import search as fitness, forecasts, training
-from benchmarks.runs import needs
-from benchmarks.specs import record
+from benchmarks import ROOT
 from benchmarks.commands.macs import count_run
-from benchmarks.supply.profiles import source
-from dipgo.errors import DipgoError
+from benchmarks.prepare import forecasts, training
+from benchmarks.prepare import search as fitness
+from benchmarks.runs import needs
+from benchmarks.runs.tasks import FORECASTS, PRUNERS, SEARCHES
+from benchmarks.specs import record
 from benchmarks.specs.run import RunSpec
 from benchmarks.specs.suite import load_suite
-from benchmarks.runs.tasks import FORECASTS, PRUNERS, SEARCHES
+from benchmarks.supply.profiles import source
+from dipgo.errors import DipgoError
 
 SUITES = ROOT / "benchmarks" / "suites"
 TABLE1 = ("plms-50", "ddim-10", "deepcache-5", "ours-0.80", "ours-0.85", "own-0.80")

@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 from filelock import FileLock
 
-from benchmarks.models import generate
-from benchmarks.speed import latency
-from benchmarks.specs import record
-from benchmarks.prepare import training
 from benchmarks.__main__ import SOME_ROWS_ABSENT, main
-from benchmarks.speed.latency import latency_cells
+from benchmarks.models import generate
 from benchmarks.models.macs import macs_cells
+from benchmarks.prepare import training
 from benchmarks.quality.fidelity import load
+from benchmarks.specs import record
+from benchmarks.speed import latency
+from benchmarks.speed.latency import latency_cells
 from dipgo import Schedule
 
 SUITE = """
