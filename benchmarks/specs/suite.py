@@ -10,50 +10,83 @@ from typing import Any
 
 from benchmarks.specs.files import merge, read_toml
 from benchmarks.specs.run import OVERLAYS, PROFILES, RunSpec
+from benchmarks.specs.sweep import expand
 from dipgo.errors import DipgoError, unknown
+
+SHOWN = ("group", "label", "paper", "controls")
+"""Fields of a row that say how a table shows it. No result depends on them, so a `RunSpec` has none of them."""
+SHARED = ("defaults", "method")
+TABLES = (*SHARED, "sweep", "run", "profile", "extends")
+OVERLAY_TABLES = (*SHARED, "model", "run")
 
 
 def read_suite(path: Path | str, profile: str = PROFILES[0]) -> dict[str, dict[str, Any]]:
-    """The rows of a suite file by id, in its order: the fields of each run as they are written, no spec yet.
+    """The rows of a suite file by id, in its order: the fields of each run as they are written, with those in `SHOWN`.
 
-    `[defaults]` holds fields that all runs share, `[method.NAME]` default params of one method, and each `[[run]]`
-    overrides both. `[profile.NAME]` holds what differs in a profile: tables of the same names; `model`, fields by the
-    model that a run names, such as another model; and `run`, fields by run id. Raises `DipgoError` for a duplicate
-    id or an unknown name.
+    A suite has these tables:
+    - `[defaults]`: fields that all runs share.
+    - `[method.NAME]`: default params of one method.
+    - `[[run]]`: the fields of one run, or of several where `over` names sweeps. They override both tables above.
+    - `[sweep.NAME]`: lists of values, for runs that differ in little else (see `benchmarks.specs.sweep`).
+    - `[profile.NAME]`: what differs in a profile, in tables of the names `defaults` and `method`; `model`, fields by
+      the model that a run names, such as another model; and `run`, fields by the id of a run as its table writes it.
+    - `extends`: the name of another suite in the folder, whose defaults, methods and profiles hold where this one
+      says nothing else. Its runs do not.
+
+    Raises `DipgoError` for a duplicate id or an unknown name.
     """
-    data = read_toml(path)
+    own = read_toml(path)
+    data = _extended(own, Path(path))
     if profile not in PROFILES:
         raise unknown("profile", profile, PROFILES)
-    own = {"defaults": {}, "method": {}, "run": []} | data
-    overlays, name = own.pop("profile", {}), OVERLAYS.get(profile, profile)
-    if profile != PROFILES[0] and name not in overlays:
+    name = OVERLAYS.get(profile, profile)
+    if profile != PROFILES[0] and name not in data.get("profile", {}):
         raise DipgoError(f"{path}: no [profile.{name}]; this suite has no such profile")
-    overlay = overlays.get(name, {})
-    for tables, known in ((own, ("defaults", "method", "run")), (overlay, ("defaults", "method", "run", "model"))):
+    overlay = data.get("profile", {}).get(name, {})
+    for tables, known in ((data, TABLES), (overlay, OVERLAY_TABLES)):
         for table in tables:
             if table not in known:
                 raise DipgoError(f"{path}: {unknown('table', table, known)}")
-    defaults = merge(own["defaults"], overlay.get("defaults", {}))
-    methods = merge(own["method"], overlay.get("method", {}))
-    rows: dict[str, dict[str, Any]] = {}
-    for run in own["run"]:
-        name = run.get("id", "(no id)")
-        if name in rows:
-            raise DipgoError(f"{path}: two runs have the id {name!r}; rename one")
-        row = {**defaults, **run}
-        for changes in (overlay.get("model", {}).get(row.get("model")), overlay.get("run", {}).get(name)):
-            row = merge(row, changes or {})
-        if isinstance(row.setdefault("params", {}), Mapping):
-            row["params"] = merge(methods.get(row.get("method"), {}), row["params"])
-        row["profile"] = profile
-        rows[name] = row
-    for name in overlay.get("run", {}):
-        if name not in rows:
-            raise DipgoError(f"{path}: [profile]: {unknown('run', name, rows)}")
+    rows = _rows(data, overlay, str(path))
+    written = [str(run.get("id")) for run in data.get("run", [])]
     used = {str(row.get("method")) for row in rows.values()}
-    for method in methods:
+    for run in overlay.get("run", {}):
+        if run not in written:
+            raise DipgoError(f"{path}: [profile]: {unknown('run', run, written)}")
+    for method in merge(own.get("method", {}), own.get("profile", {}).get(name, {}).get("method", {})):
         if method not in used:
             raise DipgoError(f"{path}: no run uses [method.{method}]: {unknown('method', method, used)}")
+    return {run: {**row, "profile": profile} for run, row in rows.items()}
+
+
+def _extended(own: dict[str, Any], path: Path) -> dict[str, Any]:
+    """The suite's tables over what it takes from the suite that it `extends`."""
+    if "extends" not in own:
+        return own
+    base = read_toml(path.with_name(f"{own['extends']}.toml"))
+    profiles = {
+        name: {key: table for key, table in tables.items() if key in (*SHARED, "model")}
+        for name, tables in base.get("profile", {}).items()
+    }
+    return merge({key: base.get(key, {}) for key in SHARED} | {"profile": profiles}, own)
+
+
+def _rows(data: Mapping[str, Any], overlay: Mapping[str, Any], path: str) -> dict[str, dict[str, Any]]:
+    """The fields of every run by id, with the overlay of a profile on top."""
+    defaults, methods = (merge(data.get(key, {}), overlay.get(key, {})) for key in SHARED)
+    rows: dict[str, dict[str, Any]] = {}
+    for written in data.get("run", []):
+        name = written.get("id", "(no id)")
+        where, changes = f"{path}: run {name!r}", overlay.get("run", {}).get(name, {})
+        for run in expand({"id": name, **written, "profile": changes}, data.get("sweep", {}), where):
+            changes = run.pop("profile")
+            if run["id"] in rows:
+                raise DipgoError(f"{where}: two runs have the id {run['id']!r}; rename one")
+            row = {**defaults, **run}
+            row = merge(merge(row, overlay.get("model", {}).get(row.get("model"), {})), changes)
+            if isinstance(row.setdefault("params", {}), Mapping):
+                row["params"] = merge(methods.get(row.get("method"), {}), row["params"])
+            rows[run["id"]] = row
     return rows
 
 
@@ -100,7 +133,7 @@ def load_suite(
         if name in asked_by:
             raise DipgoError(f"{path}: run {name!r} needs itself, through {' -> '.join(asked_by)}")
         if name not in specs:
-            row = rows[name]
+            row = {key: value for key, value in rows[name].items() if key not in SHOWN}
             reference = None if row.get("reference") == name else row.get("reference")
             try:
                 spec = RunSpec.from_json({**row, "revision": revision(row), "reference": reference})

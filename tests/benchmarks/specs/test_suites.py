@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from functools import cache
 from pathlib import Path
 
@@ -10,7 +11,8 @@ import pytest
 from benchmarks import ROOT
 from benchmarks.prepare import training
 from benchmarks.specs import record
-from benchmarks.specs.run import RunSpec
+from benchmarks.specs.files import read_toml
+from benchmarks.specs.run import PROFILES, RunSpec
 from benchmarks.specs.suite import load_suite
 from tables.load import HERE, load_paper, load_table, names
 from tables.spec import CONTROL, Row, Table
@@ -199,9 +201,23 @@ def test_rows_of_a_table_compare_at_equal_n_by_the_same_metrics(name):
     assert {dataset.key for dataset in table(name).dataset} == set(next(iter(suite(name).values())).prompts)
 
 
+@pytest.mark.parametrize("profile", PROFILES)
+def test_no_run_that_was_there_before_sweeps_is_gone_or_changed(profile):
+    before = read_toml(Path(__file__).with_name("runs_before_sweeps.toml"))
+    digests = {
+        spec.id: spec.digest
+        for name in TABLES
+        for spec in load_suite(SUITES / f"{name}.toml", lambda row: row["model"], profile)
+    }
+    ids = before["ids"].split()
+    assert len(ids) == 245 and set(ids) <= digests.keys()
+    text = " ".join(f"{run}:{digests[run]}" for run in sorted(ids))
+    assert hashlib.sha256(text.encode()).hexdigest()[:16] == before[profile]
+
+
 def test_published_records_are_of_the_suites_as_they_are():
     records = [record.read(path) for path in sorted(RECORDS.glob("*.json"))]
-    assert len(records) >= 30  # Table 1's, which also keep their digests so
+    assert len(records) >= 245
     revisions = REVISIONS | {found.spec["model"]: found.spec["revision"] for found in records}
     digests = {
         s.id: s.digest
