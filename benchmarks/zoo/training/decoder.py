@@ -99,7 +99,10 @@ class Discriminator(nn.Module):
 
 
 def live_vae() -> AutoencoderKL:
-    return AutoencoderKL.from_pretrained(LIVE).eval().requires_grad_(False)
+    """The autoencoder that users load; FLUX's pipeline wants a shift of its latents, which is 0."""
+    vae = AutoencoderKL.from_pretrained(LIVE).eval().requires_grad_(False)
+    vae.register_to_config(shift_factor=0.0)
+    return vae
 
 
 def latents(work: Path) -> Tensor:
@@ -157,6 +160,7 @@ def install(work: Path, decoder: Decoder, card: Card) -> None:
     """Writes the decoder into the live autoencoder, whose encoder stays as it is."""
     vae = live_vae()
     vae.load_state_dict(decoder.state_dict(), strict=False)
+    vae.save_config(LIVE)
     write_weights(LIVE / "diffusion_pytorch_model.safetensors", vae.state_dict())
 
 

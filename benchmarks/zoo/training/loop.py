@@ -1,4 +1,4 @@
-"""The one training loop: it resumes what was interrupted, and writes a checkpoint from which another machine goes on."""
+"""The one training loop: it resumes an interrupted run, and writes a checkpoint from which another machine goes on."""
 
 from __future__ import annotations
 
@@ -81,6 +81,19 @@ def train(training: Training, work: Path, minutes: float | None = None, checkpoi
     torch.manual_seed(run["updates"])
     model.train()
     loss = training.objective(work, model)
+
+    def keep() -> nn.Module:
+        """Writes the run's state and the checkpoint; returns the averaged model."""
+        averaged = copy.deepcopy(model).eval()
+        average.copy_to([p for p in averaged.parameters() if p.requires_grad])
+        state = {"model": model.state_dict(), "average": average.state_dict(), "card": card, "run": run}
+        state["optimiser"] = optimiser.state_dict()
+        write_whole(path, lambda temporary: torch.save(state, temporary))
+        folder = checkpoints / training.name
+        write_weights(folder / "model.safetensors", averaged.state_dict())
+        write_json(folder / "card.json", card | {"runs": [*card["runs"], run]})
+        return averaged
+
     bar = tqdm(total=round(minutes * 60), initial=round(run["seconds"]), unit="s", mininterval=60)
     start, saved, recent = time.monotonic() - run["seconds"], run["seconds"], []
     while run["seconds"] < minutes * 60:
@@ -100,18 +113,11 @@ def train(training: Training, work: Path, minutes: float | None = None, checkpoi
             run["losses"].append(round(sum(recent) / len(recent), 5))
             recent = []
             log.info("%s, update %d: loss %.4f", training.name, run["updates"], run["losses"][-1])
-        over = run["seconds"] >= minutes * 60
-        if over or run["seconds"] - saved > SAVE_SECONDS:
+        if run["seconds"] - saved > SAVE_SECONDS:
             saved = run["seconds"]
-            averaged = copy.deepcopy(model).eval()
-            average.copy_to(p for p in averaged.parameters() if p.requires_grad)
-            if over:
-                run["measured"] = training.measure(work, averaged)
-                log.info("%s: %s", training.name, run["measured"])
-            state = {"model": model.state_dict(), "average": average.state_dict(), "card": card, "run": run}
-            state["optimiser"] = optimiser.state_dict()
-            write_whole(path, lambda temporary, state=state: torch.save(state, temporary))
-            folder = checkpoints / training.name
-            write_weights(folder / "model.safetensors", averaged.state_dict())
-            write_json(folder / "card.json", card | {"runs": [*card["runs"], run]})
+            keep()
         bar.update(round(run["seconds"]) - bar.n)
+    averaged = keep()
+    run["measured"] = training.measure(work, averaged)
+    log.info("%s: %s", training.name, run["measured"])
+    keep()

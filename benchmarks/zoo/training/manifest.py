@@ -1,30 +1,26 @@
-"""Writes ``benchmarks/zoo/manifest.json``: sha256 and bytes of every shipped file, and what was measured.
-
-``python -m benchmarks.zoo.training.manifest --work DIR``; run it after every export. What DIR has no card of keeps
-the numbers that it had.
-"""
+"""Writes ``benchmarks/zoo/manifest.json``: sha256 and bytes of every shipped file, and what was measured."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
 from pathlib import Path
 
 from benchmarks.supply.zoo import files_of
-from benchmarks.zoo.training.common import ZOO, arguments
+from benchmarks.zoo.training.common import CHECKPOINTS, ZOO, write_json
 
-# The cards of each entry; each folder is an entry.
+# Entries with the trainings whose cards they carry; each entry is a folder.
 ENTRIES = {
-    "emoji-sd": ("vae", "emoji-sd"),
+    "emoji-sd": ("decoder", "emoji-sd"),
     "emoji-clip": ("emoji-clip",),
-    "reference": ("reference",),
+    "reference": (),
     "emoji-bk-base": ("emoji-bk-base",),
     "emoji-bk-small": ("emoji-bk-small",),
     "emoji-sd2": ("emoji-sd2",),
-    "emoji-xl-lcm": ("emoji-xl-lcm",),
+    "emoji-xl-lcm": ("emoji-xl", "emoji-xl-lcm"),
     "emoji-dit": ("emoji-dit",),
     "emoji-pixart": ("emoji-pixart",),
+    "emoji-mmdit": ("emoji-mmdit",),
 }
 
 
@@ -38,21 +34,16 @@ def _files(paths: list[Path]) -> dict[str, dict[str, object]]:
     }
 
 
-def main() -> None:
-    args, target = arguments(__doc__), ZOO / "manifest.json"
-    before = json.loads(target.read_text()) if target.exists() else {}
+def write_manifest() -> None:
+    """Keeps what was measured before of every entry and adds its trainings' cards under ``trained_on``."""
+    before = json.loads((ZOO / "manifest.json").read_text())
     manifest: dict[str, object] = {"prompts": {"files": _files([ZOO / "prompts.csv"]), "measured": {}}}
-    for entry, cards in ENTRIES.items():
+    for entry, names in ENTRIES.items():
         files = files_of(ZOO / entry)
-        written = {card: args.work / f"{card}.json" for card in cards}
-        measured = {card: json.loads(path.read_text()) for card, path in written.items() if path.is_file()}
+        cards = {name: CHECKPOINTS / name / "card.json" for name in names}
+        measured = dict(before.get(entry, {}).get("measured", {}))
+        trained = {name: json.loads(path.read_text()) for name, path in cards.items() if path.is_file()}
         if files:
-            measured = before.get(entry, {}).get("measured", {}) | measured
+            measured |= {"trained_on": trained} if trained else {}
             manifest[entry] = {"files": _files(files), "measured": measured}
-    temporary = ZOO / "manifest.json.tmp"
-    temporary.write_text(json.dumps(manifest, indent=2) + "\n")
-    os.replace(temporary, target)
-
-
-if __name__ == "__main__":
-    main()
+    write_json(ZOO / "manifest.json", manifest)

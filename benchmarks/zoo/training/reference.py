@@ -1,4 +1,4 @@
-"""EfficientNet-Lite0 features of the generator's real pictures, the reference of FID-EffLite0 and KID."""
+"""EfficientNet-Lite0 features of the generators' real pictures, the reference of FID-EffLite0 and KID."""
 
 from __future__ import annotations
 
@@ -9,22 +9,18 @@ from PIL import Image
 
 from benchmarks.quality.features import features
 from benchmarks.quality.reference import save_features
-from benchmarks.zoo.training.common import ZOO, arguments, write_card
-from benchmarks.zoo.training.pictures import load
+from benchmarks.zoo.training.common import ZOO
+from benchmarks.zoo.training.pictures import load_pictures
 
 
-def main() -> None:
-    args = arguments(__doc__)
-    data = load(args.work)
+def write_reference(work: Path) -> None:
+    """Writes the features, unless they are there: the pictures do not change with the models."""
+    target = ZOO / "reference" / "real.safetensors"
+    if target.exists():
+        return
+    data = load_pictures(work)
     with tempfile.TemporaryDirectory() as folder:
-        for chosen in data.sets.values():
-            for i in chosen:
+        for key in ("train", "seen", "held-out"):
+            for i in data.sets[key]:
                 Image.fromarray(data.pixels[i]).save(Path(folder) / f"{i:05}.png")
-        values = features(folder)
-    (ZOO / "reference").mkdir(exist_ok=True)
-    save_features(ZOO / "reference" / "real.safetensors", values)
-    write_card(args.work, "reference", {"pictures": len(values), "features": values.shape[1]})
-
-
-if __name__ == "__main__":
-    main()
+        save_features(target, features(folder))

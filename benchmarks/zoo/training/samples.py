@@ -1,23 +1,23 @@
-"""The contact sheets of the data card: dense samples below the real pictures of their captions.
-
-``samples.png`` shows emoji-sd, ``families.png`` the models of the zoo's second part; ``--work`` holds the pictures.
-"""
+"""The contact sheets of the data card: dense samples below the real pictures of their captions."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image, ImageDraw
+from torch import Tensor
 
-from benchmarks.models.model import load as load_model
-from benchmarks.zoo.training.common import ZOO, arguments
-from benchmarks.zoo.training.emoji_dit import class_of_caption
-from benchmarks.zoo.training.pictures import Data, load
-from dipgo import Sampler, initial_noise, rollout
+from benchmarks.models.model import prepared
+from benchmarks.zoo.training import mmdit
+from benchmarks.zoo.training.common import write_whole
+from benchmarks.zoo.training.denoisers import DIT, SD, live_pipeline, newest, with_denoiser
+from benchmarks.zoo.training.drawing import WAYS, draw, with_newest_decoder
+from benchmarks.zoo.training.loop import Training
+from benchmarks.zoo.training.pictures import Data, class_names, load_pictures
 
 SEEN = (
     "sunflower, twitter",
@@ -60,42 +60,6 @@ CLASSES = (
 
 
 @dataclass(frozen=True)
-class Way:
-    """How a model is sampled."""
-
-    model: str
-    sampler: str
-    steps: int
-    guidance: float
-
-    @property
-    def title(self) -> str:
-        return f"{self.model} ({self.sampler} {self.steps})"
-
-
-SD = Way("emoji-sd", "plms", 50, 4.0)
-CAPTIONED = (
-    Way("emoji-bk-base", "plms", 50, 4.0),
-    Way("emoji-bk-small", "plms", 50, 4.0),
-    Way("emoji-sd2", "dpm", 50, 4.0),
-    Way("emoji-xl-lcm", "lcm", 4, 4.0),
-    Way("emoji-pixart", "dpm", 20, 4.0),
-)
-DIT = Way("emoji-dit", "ddim", 250, 2.0)
-
-
-@torch.no_grad()
-def sample(way: Way, captions: Sequence[str]) -> np.ndarray:
-    """uint8 [n, 64, 64, 3]; caption i starts from the noise of seed i."""
-    model, seeds = load_model(way.model), range(len(captions))
-    sampler = Sampler(way.sampler, model.scheduler_config, way.steps)
-    noise, conditioning = initial_noise(seeds, model.latent_shape), model.condition(captions, way.guidance)
-    latents = rollout(model.denoiser, sampler, noise, conditioning, model.branch_guidance(way.guidance), seeds)
-    images = model.decode(latents).clamp(0, 1).permute(0, 2, 3, 1)
-    return (images * 255).round().to(torch.uint8).numpy()
-
-
-@dataclass(frozen=True)
 class Band:
     """Captions, above rows of pictures [n, 64, 64, 3] with their titles."""
 
@@ -123,32 +87,40 @@ def sheet(bands: Sequence[Band], cell: int) -> Image.Image:
     return canvas
 
 
-def write(canvas: Image.Image, name: str) -> None:
-    canvas.quantize(256).save(ZOO / f"{name}.tmp.png", optimize=True)
-    os.replace(ZOO / f"{name}.tmp.png", ZOO / f"{name}.png")
+def to_pixels(pictures: Tensor) -> np.ndarray:
+    """uint8 [n, 64, 64, 3] of pictures [n, 3, 64, 64] in [0, 1]."""
+    return (pictures.permute(0, 2, 3, 1) * 255).round().to(torch.uint8).numpy()
+
+
+def row(training: Training, captions: Sequence[str]) -> tuple[str, np.ndarray]:
+    """A title and pictures drawn with the newest weights of the denoiser and of the decoder."""
+    name, model = training.name, newest(training)
+    if name == mmdit.NAME:
+        pictures = mmdit.draw(with_newest_decoder(mmdit.pipeline_of(model)), list(captions))
+        return f"{name} (flow 20)", to_pixels(pictures)
+    pipeline = with_newest_decoder(with_denoiser(live_pipeline(name), model))
+    return WAYS[name].title, to_pixels(draw(prepared(name, pipeline), WAYS[name], captions))
 
 
 def of_class(data: Data, name: str) -> np.ndarray:
     """The first trained picture of a class."""
-    of_caption = class_of_caption()
-    return data.pixels[next(i for i in data.sets["train"] if of_caption[data.captions[i]] == name)]
+    numbers = data.class_numbers()
+    return data.pixels[next(i for i in data.sets["train"] if numbers[i] == class_names().index(name))]
 
 
-def main() -> None:
-    data = load(arguments(__doc__).work)
+def write_sheets(work: Path, folder: Path, others: Sequence[Training]) -> None:
+    """Writes samples.png (emoji-sd) and families.png (the other captioned models, and emoji-dit) into ``folder``."""
+    data = load_pictures(work)
     real = {captions: data.pixels[[data.captions.index(c) for c in captions]] for captions in (SEEN, HELD_OUT)}
     bands = [
-        Band(captions, [(f"{kind}: real", pictures), (SD.title, sample(SD, captions))])
+        Band(captions, [(f"{kind}: real", pictures), row(SD, captions)])
         for (captions, pictures), kind in zip(real.items(), ("seen", "held-out"), strict=True)
     ]
-    write(sheet(bands, cell=96), "samples")
     captions = SEEN + HELD_OUT
     rows = [("real (the right half held out)", np.concatenate(list(real.values())))]
-    rows += [(way.title, sample(way, captions)) for way in CAPTIONED]
-    classes = [("real, one of the class", np.stack([of_class(data, name) for name in CLASSES]))]
-    classes += [(DIT.title, sample(DIT, CLASSES))]
-    write(sheet([Band(captions, rows), Band(CLASSES, classes)], cell=54), "families")
-
-
-if __name__ == "__main__":
-    main()
+    rows += [row(training, captions) for training in others]
+    classes = [("real, one of the class", np.stack([of_class(data, name) for name in CLASSES])), row(DIT, CLASSES)]
+    sheets = {"samples": sheet(bands, cell=96), "families": sheet([Band(captions, rows), Band(CLASSES, classes)], 54)}
+    for name, canvas in sheets.items():
+        save = canvas.quantize(256).save
+        write_whole(folder / f"{name}.png", lambda temporary, save=save: save(temporary, optimize=True))

@@ -202,3 +202,17 @@ def test_the_class_conditional_model_draws_classes_by_its_plain_pipeline():
     images = draw("heart")
     assert images.shape == (1, 64, 64, 3) and images.std() > 0.05
     assert abs(images - draw("face-smiling")).max() > 0.05
+
+
+def test_the_class_conditional_model_is_guided_by_its_plain_pipeline_after_the_data_cards_line():
+    pipeline = DiffusionPipeline.from_pretrained(zoo.model_path("emoji-dit"), dtype=torch.float32)
+    pipeline.set_progress_bar_config(disable=True)
+    line = (ZOO / "README.md").read_text(encoding="utf-8").split("```python\n")[1].split("```")[0]
+    exec(line, {"pipeline": pipeline})
+
+    def draw(guidance):
+        noise, chosen = torch.Generator().manual_seed(0), pipeline.get_label_ids(["heart"])
+        call = {"guidance_scale": guidance, "num_inference_steps": 4, "output_type": "np"}
+        return pipeline(chosen, generator=noise, **call).images
+
+    assert abs(draw(4.0) - draw(1.0)).max() > 0.05
