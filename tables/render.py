@@ -12,7 +12,7 @@ from benchmarks.specs.record import Record
 from tables.format import Footnotes, deviation, grid, number, spread
 from tables.load import RANDOM, departures, folder_of, load_paper, load_records, load_table
 from tables.measure import Cell, Comparison, compare, measure, row_cell
-from tables.notes import RANDOM_NOTE, notes, origin
+from tables.notes import FEW_STEPS_WARNING, RANDOM_NOTE, notes, origin
 from tables.spec import CONTROL, EMBEDDED, Column, Contest, Dataset, Group, Row, Table
 
 CSV_COLUMNS = ["row", "dataset", "metric", "value", "paper", "n", "low", "high", "sd", "seeds", "verdict", "run"]
@@ -107,6 +107,8 @@ def _compare_section(table: Table, contest: Contest, comparisons: list[Compariso
     headers = ["Against"] * grouped + ["Prompts"] * several + COMPARE_HEADERS
     headers += [f"{column.title}: row / control" for column in beside]
     text = f"## {contest.title}\n\n{contest.text}\n"
+    if {CONTROL, "few steps"} & set(contest.groups) and table.profile == EMBEDDED:
+        text += f"\n{FEW_STEPS_WARNING}\n"
     for metric in contest.metrics:
         column = table.find_column(metric)
         lines = []

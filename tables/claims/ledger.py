@@ -12,6 +12,7 @@ from tables.claims.claims import DIFFERENCES, load_claims
 from tables.claims.verdicts import FAILS, HOLDS, PROFILES, UNTESTABLE, Evidence, Finding, Verdict, judge
 from tables.format import grid, number, spread
 from tables.load import HERE
+from tables.notes import FEW_STEPS_WARNING
 
 LEDGER = "claims"
 CLAIMS = HERE / "claims.toml"
@@ -30,7 +31,10 @@ below it that decides does, and **does not hold here** where one fails: a differ
 *no difference*, and better it is not. It is **not testable here** where a record is missing, or where an interval
 includes the margin that it is held against. The verdicts are computed from the records; none is written down.
 """
-BEYOND = "## Beyond the paper\n\nForecasting instead of holding, and Ours+, which learns when to compute and how.\n"
+BEYOND = (
+    "## Beyond the paper\n\nForecasting instead of holding, and Ours+, which learns when to compute and how.\n\n"
+    f"{FEW_STEPS_WARNING}\n"
+)
 NOTES = (
     "*Held*: how many of the claim's comparisons hold. Of many some fail by chance, so read how many do.",
     "*The comparison that decides*: of those that gave the verdict, the one whose interval ends least inside, or "
