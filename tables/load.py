@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from benchmarks.specs import record
-from benchmarks.specs.files import construct, merge, read_toml
+from benchmarks.specs.files import construct, flat, merge, read_toml
 from benchmarks.specs.record import Record
 from benchmarks.specs.run import OVERLAYS, PROFILES, profiled
 from benchmarks.specs.suite import read_suite
 from dipgo.errors import DipgoError, unknown
-from tables.spec import CONTROL, EMBEDDED, Column, Contest, Dataset, Fact, Group, PaperColumn, Row, Table
+from tables.rows import printed, read_rows
+from tables.spec import EMBEDDED, Column, Contest, Dataset, Fact, Group, PaperColumn, Row, Table
 
 HERE = Path(__file__).parent
 SUITES = HERE.parent / "benchmarks" / "suites"
@@ -42,89 +43,152 @@ def columns(profile: str = EMBEDDED, path: Path = HERE / "columns.toml") -> dict
     return {key: construct(Column, {"key": key, **item}, f"{path}: {key}") for key, item in defined.items()}
 
 
-def _pick(names: list[Any], defined: Mapping[str, Column], where: str) -> tuple[Column, ...]:
-    """Columns by name; a table instead of a name has the name as `key`, and what differs in this table's column."""
-    picked = []
-    for item in names:
-        fields = item if isinstance(item, Mapping) else {"key": item}
-        if fields.get("key") not in defined:
-            raise DipgoError(f"{where}: {unknown('column', fields.get('key'), defined)}")
-        picked.append(construct(Column, {**vars(defined[fields["key"]]), **fields}, where))
-    return tuple(picked)
+@dataclass(frozen=True)
+class _Parts:
+    """What a table in a profile is made of."""
+
+    where: str
+    """What errors name first: the file of the spec."""
+    profile: str
+    spec: dict[str, Any]
+    """The tables of the spec as the profile has them."""
+    shared: Mapping[str, Any]
+    """The tables of `shared.toml`."""
+    runs: Mapping[str, Mapping[str, Any]]
+    """The fields of the suite's runs by id."""
+
+    def known(self, kind: str, name: str) -> Mapping[str, Any]:
+        """What `shared.toml` says of one of a kind; an error where it says nothing."""
+        if name not in self.shared[kind]:
+            raise DipgoError(f"{self.where}: {unknown(kind.replace('_', ' '), name, self.shared[kind])}")
+        return self.shared[kind][name]
+
+    def groups(self, suite: str) -> tuple[Group, ...]:
+        """The groups of rows: those of the suite's runs, and `missing` ones, which come first in their group."""
+        table = self.spec["name"].removeprefix("table")
+        rows = read_rows(self.runs, table, self.shared, suite)
+        for item in self.spec.pop("missing", []):
+            fields = {**item, **printed(item.get("paper", ""), table)}
+            rows.setdefault(fields.pop("group", ""), []).insert(0, construct(Row, fields, f"{self.where}: missing"))
+        titles = self.spec.get("group", {})
+        for title in titles:
+            if title not in rows:
+                raise DipgoError(f"{self.where}: {unknown('group', title, rows)}")
+        return tuple(Group(titles.get(title, title), tuple(found)) for title, found in rows.items())
+
+    def contests(self) -> tuple[Contest, ...]:
+        """The comparisons."""
+        items = self.spec.get("compare", {}).items()
+        return tuple(
+            construct(Contest, {**item, "title": key}, f"{self.where}: compare {key!r}") for key, item in items
+        )
+
+    def datasets(self) -> tuple[Dataset, ...]:
+        """The prompt sets of the suite's runs."""
+        changes, known = self.spec.get("dataset", {}), self.shared["dataset"]
+        for key in changes:
+            self.known("dataset", key)
+        keys = dict.fromkeys(key for run in self.runs.values() for key in run.get("prompts", []))
+        defined = ({"key": key, "title": key, **known.get(key, {}), **changes.get(key, {})} for key in keys)
+        return tuple(construct(Dataset, item, f"{self.where}: dataset") for item in defined)
+
+    def facts(self) -> tuple[Fact, ...]:
+        facts = [
+            (run, key, title) for run, titles in self.spec.get("fact", {}).items() for key, title in titles.items()
+        ]
+        formats = self.shared["fact"]
+        return tuple(Fact(run, key, title, **formats.get(key, {})) for run, key, title in facts if title)
+
+    def paper_columns(self) -> tuple[PaperColumn, ...]:
+        """The paper's columns. Other profiles than the embedded one show its values in brackets."""
+        metrics = self.spec.get("paper_column", []) if self.profile == EMBEDDED else []
+        return tuple(PaperColumn(metric, **self.known("paper_column", metric)) for metric in metrics)
+
+    def columns(self, *keys: str) -> tuple[tuple[Column, ...], ...]:
+        """The columns that the lists `keys` of the spec name, each once. A table in place of a name has it as `key`,
+        and besides what differs in this table's column."""
+        defined, taken, lists = columns(self.profile), set(), []
+        for items in (self.spec.get(key, []) for key in keys):
+            picked = []
+            for fields in (item if isinstance(item, Mapping) else {"key": item} for item in items):
+                key = fields.get("key")
+                if key not in defined:
+                    raise DipgoError(f"{self.where}: {unknown('column', key, defined)}")
+                if key not in taken:
+                    picked.append(construct(Column, {**vars(defined[key]), **fields}, self.where))
+                taken.add(key)
+            lists.append(tuple(picked))
+        return tuple(lists)
 
 
-def _read(path: Path, profile: str) -> dict[str, Any]:
-    """A spec's tables as a profile has them; `[profile.NAME.group.TITLE]` holds what differs in a group, and so does
-    `[profile.NAME.compare.TITLE]` in a comparison."""
-    base = read_toml(path)
-    data = profiled(base, profile)
-    if profile != EMBEDDED and OVERLAYS.get(profile, profile) not in base.get("profile", {}):
-        raise DipgoError(f"{path}: nothing for the {profile} profile; this table has no such profile")
-    for key in ("group", "compare"):
-        items = {item.get("title", ""): item for item in base.get(key, [])}
-        if isinstance(data.get(key), Mapping):
-            for title in data[key]:
-                if title not in items:
-                    raise DipgoError(f"{path}: {unknown(key, title, items)}")
-            data[key] = [merge(item, data[key].get(title, {})) for title, item in items.items()]
-    return data
+def load_table(name: str, folder: Path = HERE / "specs", profile: str = EMBEDDED, suites: Path = SUITES) -> Table:
+    """A table in a profile, from its spec in `folder`, its suite in `suites` and what all tables share.
 
+    The rows, models and prompt sets are those of the suite's runs (see `tables.rows.read_rows`). A spec holds the other
+    fields of `Table`, and these tables:
+    - `shown` and `csv_only` name columns of `columns.toml`. One that is in both is shown.
+    - `[compare.TITLE]` is a comparison.
+    - `paper_column` names the metrics of the paper that have a column.
+    - `[dataset.KEY]` says what of a prompt set is other than in `shared.toml`.
+    - `[fact.RUN]` holds the titles of facts by their metrics. An empty title leaves a fact out.
+    - `[[missing]]` is a row without a run: its `group`, `label`, `paper`, and in `missing` the reason.
+    - `[group]` holds new titles of groups by their titles in the suite.
+    - `[profile.NAME]` holds what differs in a profile.
 
-def _row(fields: Mapping[str, Any], where: str) -> Row:
-    """Controls that stand in no group are one."""
-    controls = fields.get("controls", {})
-    controls = controls if isinstance(controls, Mapping) else {CONTROL: controls}
-    return construct(Row, {**fields, "controls": {name: tuple(runs) for name, runs in controls.items()}}, where)
-
-
-def load_table(name: str, folder: Path = HERE / "specs", profile: str = EMBEDDED) -> Table:
-    """A table's spec. Raises `DipgoError` for an unknown table, profile, field, column or run, a missing field,
-    or two rows of one label."""
+    Raises `DipgoError` for an unknown table, profile, field, column or run, a missing field, or two rows of one label.
+    """
     if name not in names(folder):
         raise unknown("table", name, names(folder))
     if profile not in PROFILES:
         raise unknown("profile", profile, PROFILES)
-    path = folder / f"{name}.toml"
-    data: dict[str, Any] = {"name": name, "profile": profile, **_read(path, profile)}
-    for key in ("shown", "csv_only"):
-        data[key] = _pick(data.get(key, []), columns(profile), str(path))
-    kinds = {"dataset": Dataset, "paper_column": PaperColumn, "compare": Contest, "group": Group, "fact": Fact}
-    for key, cls in kinds.items():
-        items = data.get(key, [])
-        if cls is Group:
-            items = [{**item, "row": tuple(_row(row, f"{path}: row") for row in item.get("row", []))} for item in items]
-        data[key] = tuple(construct(cls, item, f"{path}: {key}") for item in items)
-    table = construct(Table, data, str(path))
-    _validate(table, path)
+    path, shared = folder / f"{name}.toml", read_toml(HERE / "shared.toml")
+    base = read_toml(path)
+    if profile != EMBEDDED and OVERLAYS.get(profile, profile) not in base.get("profile", {}):
+        raise DipgoError(f"{path}: nothing for the {profile} profile; this table has no such profile")
+    spec = {**profiled(merge(shared["spec"], base), profile), "name": name}
+    suite = suites / f"{name}.toml"
+    runs = read_suite(suite, profile)
+    parts = _Parts(str(path), profile, spec, profiled(shared, profile), runs)
+    shown, csv_only = parts.columns("shown", "csv_only")
+    made = {
+        "profile": profile,
+        "models": tuple(dict.fromkeys(str(run.get("model")) for run in runs.values())),
+        "compare": parts.contests(),
+        "dataset": parts.datasets(),
+        "shown": shown,
+        "csv_only": csv_only,
+        "paper_column": parts.paper_columns(),
+        "group": parts.groups(str(suite)),
+        "fact": parts.facts(),
+    }
+    table = construct(Table, {**spec, **made}, str(path))
+    _validate(table, path, suite)
     return _unscored(table) if profile == RANDOM else table
 
 
-def _validate(table: Table, path: Path) -> None:
-    labels = [row.label for row in table.rows]
+def _validate(table: Table, path: Path, suite: Path) -> None:
+    """Raises `DipgoError` where the names in a table do not fit each other. It names the spec or the suite."""
     runs = {row.run for row in table.rows} - {""}
-    if doubled := {label for label in labels if labels.count(label) > 1}:
-        raise DipgoError(f"{path}: two rows are called {min(doubled)!r}; rename one")
-    for row in table.rows:
-        if bool(row.run) == bool(row.missing):
-            raise DipgoError(f"{path}: row {row.label!r} needs either `run` or `missing` (the reason)")
-        if row.seeds and len(set(row.runs)) <= len(row.seeds):
-            raise DipgoError(f"{path}: row {row.label!r} names a run twice, or `seeds` without `run`; repair it")
-    for group in table.group:
-        if not (group.baseline or table.baseline):
-            raise DipgoError(f"{path}: group {group.title!r} has no baseline; name one for it or for the table")
-    asked = [table.baseline_of(row) for row in table.rows] + [fact.run for fact in table.fact]
     groups = {name for contest in table.compare for name in contest.groups}
+    labels: set[str] = set()
     for row in table.rows:
-        controls = [run for runs in row.controls.values() for run in runs]
+        if row.label in labels:
+            raise DipgoError(f"{suite}: two rows are called {row.label!r}; give one of them another label")
+        labels.add(row.label)
+        if not (row.run or row.missing):
+            raise DipgoError(f"{path}: row {row.label!r} is missing; say why in `missing`")
+        controls = [run for names in row.controls.values() for run in names]
         if len(set(controls)) < len(controls):
-            raise DipgoError(f"{path}: row {row.label!r} names a control twice; drop one")
+            raise DipgoError(f"{suite}: row {row.label!r} names a control twice; drop one")
         for name in row.controls:
             if name not in groups:
-                raise DipgoError(f"{path}: row {row.label!r}: {unknown('group of controls', name, groups)}")
-        asked += controls
-    for run in asked:
-        if run not in runs:
-            raise DipgoError(f"{path}: {unknown('run', run, runs)}")
+                raise DipgoError(f"{suite}: row {row.label!r}: {unknown('group of controls', name, groups)}")
+        for run in [*controls, row.baseline] if row.run else []:
+            if run not in runs:
+                raise DipgoError(f"{suite}: row {row.label!r}: {unknown('run', run, runs)}")
+    for fact in table.fact:
+        if fact.run not in runs:
+            raise DipgoError(f"{path}: {unknown('run', fact.run, runs)}")
     own = {column.key for column in table.column}
     difference = (table.difference, f"{table.difference}_diff") if table.difference else ()
     contested = [key for contest in table.compare for key in (*contest.metrics, *contest.beside)]
@@ -183,15 +247,6 @@ def departures(table: Table, records: Mapping[str, Record]) -> dict[str, dict[st
         had = flat({key: each.spec[key] for key in SETTINGS})
         found[run] = {key: had.get(key) for key, value in asked.items() if had.get(key) != value}
     return {run: changed for run, changed in found.items() if changed}
-
-
-def flat(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Nested tables as one, its keys dotted."""
-    found = {}
-    for key, value in fields.items():
-        inner = flat(value) if isinstance(value, Mapping) else {"": value}
-        found |= {f"{key}.{name}".rstrip("."): item for name, item in inner.items()}
-    return found
 
 
 def load_paper(path: Path = HERE / "paper.csv") -> pd.DataFrame:

@@ -173,7 +173,7 @@ def _cell(
     if not runs:
         return cell(verdict="not measured", reason=_no_record(table, row, records))
     cell = partial(cell, run=_files(runs))
-    baseline = table.baseline_of(row)
+    baseline = row.baseline
     if column.relative and row.run == baseline:
         return cell(verdict="reference")
     if table.difference and column.key == f"{table.difference}_diff":

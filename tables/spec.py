@@ -1,4 +1,4 @@
-"""What a table is: its columns, rows and prompt sets, as the specs (TOML) describe them. No torch."""
+"""What a table is: its columns, its rows and its prompt sets. No torch."""
 
 from __future__ import annotations
 
@@ -8,84 +8,96 @@ from dataclasses import dataclass, field
 from benchmarks.specs.run import PROFILES
 
 EMBEDDED = PROFILES[0]
-CONTROL = "control"  # the group of a row's controls where they are not named in groups
+CONTROL = "control"
+"""The group of a row's controls where the suite names no groups."""
 
 
 @dataclass(frozen=True)
 class Column:
-    """A metric of every row, as `columns.toml` defines it. `scale` turns base units into the shown ones;
-    `direction` is "up" or "down" where one end is better. `spread`: show low and high. `relative`: measured against
-    the baseline, which has none itself. `scored`: a score of pictures, so that random weights have none. `note`
-    explains it.
-
-    `paper`: the paper's name of the metric. A value of the paper's own model agrees with the printed one within the
-    relative distance `agrees`, unless `apart` says what else the two differ in. `scheduled`: the schedule decides it,
-    and the paper publishes none of its pruned rows.
-    """
+    """A metric of every row, as `columns.toml` defines it."""
 
     key: str
+    """The metric's name in the records."""
     title: str
     digits: int = 2
     scale: float = 1.0
+    """The factor that turns base units into the shown ones."""
     direction: str = ""
+    """Which end is better, "up" or "down"; empty where neither is."""
     spread: bool = False
+    """Whether the cell shows its low and high end."""
     relative: bool = False
+    """Whether the metric is measured against the baseline, which then has none itself."""
     scored: bool = False
+    """Whether the metric is a score of pictures, so that random weights have none."""
     paper: str = ""
+    """The paper's name of the metric; empty where the paper has none."""
     scheduled: bool = False
+    """Whether the metric follows from the schedule. The paper publishes no schedule of its pruned rows."""
     agrees: float = 0.02
+    """A value of the paper's own model agrees with the printed one within this relative distance."""
     apart: str = ""
+    """What else our value and the printed one differ in, so that they cannot be compared; empty if nothing."""
     note: str = ""
+    """What a reader must know of the column. It stands under the table."""
 
 
 @dataclass(frozen=True)
 class PaperColumn:
-    """A column of the markdown that shows the paper's own values; `scale` as in `Column`."""
+    """A column of the markdown that shows the values that the paper prints."""
 
     metric: str
+    """The paper's name of the metric."""
     title: str
     digits: int = 2
     scale: float = 1.0
+    """The factor that turns base units into the shown ones."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """`run` is a run's id, or `missing` says why there is none. `seeds`: ids of runs that are `run` trained again with
-    other seeds. `paper` picks the row's values out of paper.csv by column. `own`: not a row of the paper's table.
-    `controls`: the runs of the rows that it is held against, by group."""
+    """A row of a table: one run of the suite, or several trainings of it."""
 
     label: str
     run: str = ""
+    """The id of the run; empty where `missing` says why there is none."""
     seeds: tuple[str, ...] = ()
+    """The ids of the runs that are `run` trained again with other seeds. The row shows the mean of all of them."""
     missing: str = ""
     paper: Mapping[str, str] | None = None
+    """What picks the row's printed values out of `paper.csv`, by column; None where the paper has no such row."""
     own: bool = False
+    """Whether the paper's table lacks the row."""
     controls: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """The runs of the rows that this row is held against, by the name of their group."""
+    baseline: str = ""
+    """The run that the row is measured against: the reference of its run, or the run itself."""
 
     @property
     def runs(self) -> tuple[str, ...]:
-        """`run` and `seeds`, whose mean is the row's value; empty for a missing one."""
+        """`run` and `seeds`; empty for a missing row."""
         return (self.run, *self.seeds) if self.run else ()
 
 
 @dataclass(frozen=True)
 class Group:
-    """`baseline`: the run that the group's rows are measured against, where it is not the table's."""
+    """Rows under one title."""
 
     title: str
     row: tuple[Row, ...]
-    baseline: str = ""
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """A prompt set; `paper` is the one whose printed values stand beside it, where there is one, and `size` how many
-    pictures a run of it takes in the paper (0: another set than the paper's)."""
+    """A prompt set."""
 
     key: str
+    """Its name in the suites and records."""
     title: str
     paper: str = ""
+    """The paper's prompt set whose printed values stand beside it; empty if there is none."""
     size: int = 0
+    """How many pictures a run takes of it in the paper; 0 if it is not the paper's set."""
 
 
 @dataclass(frozen=True)
@@ -102,37 +114,41 @@ class Fact:
 
 @dataclass(frozen=True)
 class Contest:
-    """A section of the markdown: rows that have controls in one of the `groups`, each held against the best of a group
-    by every one of the `metrics`. The columns `beside` are shown of both."""
+    """A section of the markdown that holds every row against the best of its controls."""
 
     title: str
     text: str
     metrics: tuple[str, ...]
+    """Each of these metrics has a comparison of its own."""
     groups: tuple[str, ...] = (CONTROL,)
+    """Rows are held against the best control of each of these groups."""
     beside: tuple[str, ...] = ("macs_full",)
+    """The columns that are shown of the row and of its control."""
 
 
 @dataclass(frozen=True)
 class Table:
-    """`models`: the models whose records may stand in it. `shown` columns are in the markdown, `csv_only` ones not.
-    `difference` is the metric compared with the baseline, if any; `compare` says what is compared with the controls.
-    Without a `baseline` every group names its own."""
+    """A table in one profile."""
 
     name: str
     profile: str
     title: str
     models: tuple[str, ...]
+    """The models whose records may stand in it."""
     difference: str
+    """The metric whose difference to the baseline has a column; empty if there is none."""
     compare: tuple[Contest, ...]
     paper_model: str
+    """What the headers of the paper's columns call its model."""
     notes: tuple[str, ...]
     dataset: tuple[Dataset, ...]
     shown: tuple[Column, ...]
+    """The columns of the markdown and the CSV."""
     csv_only: tuple[Column, ...]
+    """The columns of the CSV alone."""
     paper_column: tuple[PaperColumn, ...]
     group: tuple[Group, ...]
     fact: tuple[Fact, ...] = ()
-    baseline: str = ""
 
     @property
     def column(self) -> tuple[Column, ...]:
@@ -141,6 +157,11 @@ class Table:
     @property
     def rows(self) -> list[Row]:
         return [row for group in self.group for row in group.row]
+
+    @property
+    def baseline(self) -> str:
+        """The run that the first row is measured against."""
+        return next(row.baseline for row in self.rows if row.run)
 
     @property
     def compared(self) -> list[str]:
@@ -153,10 +174,6 @@ class Table:
         """Why a run has no record, with the way out."""
         profile = "" if self.profile == EMBEDDED else f" -- --profile {self.profile}"
         return f"not measured yet, run `nox -s reproduce-{self.name}{profile}`"
-
-    def baseline_of(self, row: Row) -> str:
-        """The run that a row is measured against."""
-        return next(group.baseline for group in self.group if row in group.row) or self.baseline
 
     def find_row(self, run: str) -> Row:
         return next(row for row in self.rows if row.run == run)

@@ -43,6 +43,15 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     return merged
 
 
+def flat(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of nested tables in one table, whose keys are the dotted paths."""
+    found = {}
+    for key, value in fields.items():
+        inner = flat(value) if isinstance(value, Mapping) else {"": value}
+        found |= {f"{key}.{name}".rstrip("."): item for name, item in inner.items()}
+    return found
+
+
 def read_toml(path: Path | str) -> dict[str, Any]:
     """The file's tables; a `DipgoError` names the file when it is absent or no TOML."""
     try:

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pandas as pd
 
-from benchmarks.specs.files import construct, read_toml
+from benchmarks.specs.files import construct, flat, read_toml
 from benchmarks.specs.record import Record
 from benchmarks.specs.run import profiled
 from dipgo.errors import DipgoError, unknown
 from tables.figures.figure import Panel, Point, Series, draw
-from tables.load import HERE, flat, folder_of, load_paper, load_records, load_table
+from tables.load import HERE, folder_of, load_paper, load_records, load_table
 from tables.measure import measure
 from tables.spec import EMBEDDED, Column, Group, Row, Table
 from tables.stats import mean_interval
@@ -107,7 +107,7 @@ def _table(family: Family, columns: Sequence[Column | None], table: Table) -> Ta
         dataset=(datasets[family.dataset],),
         shown=tuple(column for column in columns if column),
         csv_only=tuple(map(table.find_column, COST_COLUMNS)),
-        group=(*table.group, Group("", tuple(Row(run, run=run) for run in family.also))),
+        group=(*table.group, Group("", tuple(Row(run, run=run, baseline=table.baseline) for run in family.also))),
         fact=(),
     )
 

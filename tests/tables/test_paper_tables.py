@@ -166,7 +166,7 @@ def test_only_profiles_with_records_are_rendered(tmp_path, caplog):
 @pytest.mark.parametrize(
     ("old", "new", "words"),
     [
-        ("[profile.paper.group]", '[profile.paper.group]\nx = { title = "y" }', "unknown group 'x'"),
+        ("[profile.paper.group]", '[profile.paper.group]\nx = "y"', "unknown group 'x'"),
         ("profile.paper", "profile.other", "nothing for the paper profile"),
         ('  "macs_paper",', '  { key = "macs_papr" },', "unknown column 'macs_papr'; did you mean macs_paper"),
         ('  "macs_paper",', '  { key = "macs_paper", tittle = "x" },', "unknown field 'tittle'; did you mean title"),

@@ -22,7 +22,7 @@ from tables.format import deviation, number
 from tables.load import load_paper, load_records, load_table, paper_value
 from tables.measure import difference
 from tables.render import CSV_COLUMNS, render
-from tables.spec import Row
+from tables.spec import Row, Table
 from tables.stats import paired_difference, seed_difference, unpaired_difference
 
 SUITES = ROOT / "benchmarks" / "suites"
@@ -458,22 +458,22 @@ def test_an_unknown_table_gets_one_line_and_a_non_zero_exit(tmp_path, caplog):
 @pytest.mark.parametrize(
     ("old", "new", "words"),
     [
-        (
-            'baseline = "plms-50"',
-            'baseline = "plms-51"',
-            "unknown run 'plms-51'; did you mean plms-5 or plms-50",
-        ),
-        ('run = "plms-25"', "", "needs either `run` or `missing`"),
-        ('run = "plms-25"', 'run = "plms-25"\nseeds = ["plms-25"]', "row 'PLMS - 25 steps' names a run twice"),
-        ('label = "PLMS - 25 steps"', 'label = "PLMS - 50 steps"', "two rows are called"),
         ('metrics = ["psnr"', 'metrics = ["psrn"', "unknown column 'psrn'; did you mean psnr"),
         ('beside = ["macs_full"', 'beside = ["macs_ful"', "unknown column 'macs_ful'; did you mean macs_full"),
-        ('"few steps" = [', '"fewer steps" = [', "unknown group of controls 'fewer steps'; did you mean few steps"),
-        ('"step search" = [', '"step search" = ["plms-10", ', "row 'Ours+ (w/ Pruned-0.80)' names a control twice"),
-        ('title = "speedup"', 'titel = "speedup"', "unknown field 'titel'; did you mean title"),
+        (
+            'groups = ["few steps"',
+            'groups = ["fewer steps"',
+            "unknown group of controls 'few steps'; did you mean fewer",
+        ),
+        ("difference =", "differense =", "unknown field 'differense'; did you mean difference"),
+        ("[compare.", '[compare.X]\ntext = ""\n[compare.', "compare 'X': field 'metrics' is missing"),
         ('  "macs_paper",', '  "macs_papr",', "unknown column 'macs_papr'; did you mean macs_paper"),
-        ('baseline = "plms-50"', "", "group 'Dense' has no baseline"),
-        ('metric = "macs"', 'metric = "macz"', "unknown paper metric 'macz'; did you mean macs"),
+        ('paper_column = ["macs"', 'paper_column = ["macz"', "unknown paper column 'macz'; did you mean macs"),
+        ('paper_column = ["macs"', 'paper_column = ["fid_5k"', "unknown paper metric 'fid_5k'"),
+        ("[fact.plms-50]", "[fact.plms-51]", "unknown run 'plms-51'; did you mean plms-5 or plms-50"),
+        ("[fact.plms-50]", '[dataset.sene]\ntitle = ""\n[fact.plms-50]', "unknown dataset 'sene'; did you mean seen"),
+        ("[fact.plms-50]", '[[missing]]\nlabel = "X"\n[fact.plms-50]', "row 'X' is missing; say why in `missing`"),
+        ("[fact.plms-50]", '[[missing]]\nlabl = "X"\n[fact.plms-50]', "unknown field 'labl'; did you mean label"),
     ],
 )
 def test_a_bad_table_spec_is_named(tmp_path, old, new, words):
@@ -482,4 +482,63 @@ def test_a_bad_table_spec_is_named(tmp_path, old, new, words):
     (tmp_path / "table1.toml").write_text(text.replace(old, new, 1), "utf-8")
     with pytest.raises(DipgoError, match="table1.toml") as error:
         load_table("table1", tmp_path)
+    assert words in str(error.value)
+
+
+def of_suite(folder: Path, text: str, spec: str = "") -> Table:
+    """The table of a suite of a few runs, whose spec says next to nothing."""
+    (folder / "specs").mkdir(exist_ok=True)
+    (folder / "specs" / "own.toml").write_text(
+        'title = "Own"\ndifference = ""\npaper_model = ""\nnotes = []\nshown = ["macs_full", "psnr"]\n' + spec
+    )
+    (folder / "own.toml").write_text(
+        '[defaults]\nmodel = "m"\nmethod = "dense"\nscheduler = "plms"\nsteps = 50\nprompts = ["mine"]\n'
+        'reference = "dense"\nparams = {}\n' + text
+    )
+    return load_table("own", folder / "specs", suites=folder)
+
+
+def test_every_run_of_a_suite_is_a_row_whose_label_and_group_have_defaults(tmp_path):
+    table = of_suite(
+        tmp_path,
+        '[[run]]\nid = "dense"\n[[run]]\nid = "few"\nscheduler = "dpm"\nsteps = 4\n'
+        '[[run]]\nid = "strange"\nmethod = "of-tomorrow"\n'
+        '[[run]]\nid = "half"\nmethod = "dipgo"\nparams = { ratio = 0.5 }\ngroup = "Pruned"\n'
+        '[[run]]\nid = "held"\nmethod = "step_skip"\nparams = { interval = 2, mode = "hold" }\n',
+    )
+    assert {group.title: [row.label for row in group.row] for group in table.group} == {
+        "Further runs": ["PLMS - 50 steps", "DPM-Solver++ 2M - 4 steps", "strange", "held"],
+        "Pruned": ["Ours (w/ Pruned-0.50)"],
+    }
+    assert all(row.own and row.baseline == "dense" for row in table.rows)
+    assert (table.models, table.baseline, [each.title for each in table.dataset]) == (("m",), "dense", ["mine"])
+
+
+def test_trainings_of_one_run_with_other_seeds_are_one_row(tmp_path):
+    trained = (
+        '[[run]]\nid = "{}"\nmethod = "dipgo"\nmetrics = ["{}"]\nparams = {{ ratio = 0.5, train = {{ seed = {} }} }}\n'
+    )
+    dense = '[[run]]\nid = "dense"\n'
+    table = of_suite(tmp_path, dense + trained.format("a", "psnr", 0) + trained.format("b", "ssim", 7))
+    assert [row.runs for row in table.rows] == [("dense",), ("a", "b")]
+    with pytest.raises(DipgoError, match="own.toml: runs 'a' and 'b' are one training with one seed; drop one"):
+        of_suite(tmp_path, dense + trained.format("a", "psnr", 0) + trained.format("b", "ssim", 0))
+    other = trained.format("b", "psnr", 1).replace("0.5", "0.6")
+    assert len(of_suite(tmp_path, dense + trained.format("a", "psnr", 0) + other).rows) == 3
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ('[[run]]\nid = "a"\n[[run]]\nid = "b"\nseed = 1\n', "two rows are called 'PLMS - 50 steps'; give one of them"),
+        ('[[run]]\nid = "a"\nsteps = 9\nreference = "densy"\n', "row 'PLMS - 9 steps': unknown run 'densy'; did you"),
+        ('[[run]]\nid = "a"\nsteps = 9\ncontrols = ["b"]\n', "row 'PLMS - 9 steps': unknown run 'b'"),
+        ('[[run]]\nid = "a"\nsteps = 9\ncontrols = ["dense", "dense"]\n', "names a control twice; drop one"),
+        ('[[run]]\nid = "a"\nsteps = 9\ncontrols = { some = ["dense"] }\n', "unknown group of controls 'some'"),
+    ],
+)
+def test_a_suite_whose_rows_do_not_fit_each_other_is_named(tmp_path, text, words):
+    contest = '[compare.C]\nmetrics = ["psnr"]\ntext = ""\n'
+    with pytest.raises(DipgoError, match=f"{tmp_path}/own.toml: ") as error:
+        of_suite(tmp_path, '[[run]]\nid = "dense"\nlabel = "Dense"\n' + text, contest)
     assert words in str(error.value)
