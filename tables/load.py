@@ -1,4 +1,4 @@
-"""A table's data: its spec (TOML), the paper's printed values (one CSV) and the records of its runs."""
+"""Reads what a table is made of: its spec and suite (TOML), the records of its runs, and the paper's printed values."""
 
 from __future__ import annotations
 
@@ -21,19 +21,23 @@ from tables.spec import EMBEDDED, Column, Contest, Dataset, Fact, Group, PaperCo
 HERE = Path(__file__).parent
 SUITES = HERE.parent / "benchmarks" / "suites"
 RANDOM = "random-weights"
-SHARED = ("profile", "limit", "seed", "protocol")  # what the runs of one table have in common
-OF_MODEL = ("revision", "resolution", "dtype")  # and those of one model
-SETTINGS = ("method", "scheduler", "steps", "guidance", "params")  # what makes a run the row that its label says
-UNITS = {"T": 1e12, "h": 3600.0}  # the paper's units in base units: MACs, seconds
+SHARED = ("profile", "limit", "seed", "protocol")
+"""The fields that all runs of a table have in common."""
+OF_MODEL = ("revision", "resolution", "dtype")
+"""The fields that all runs of one model have in common."""
+SETTINGS = ("method", "scheduler", "steps", "guidance", "params")
+"""The fields that make a run the row that its label says."""
+UNITS = {"T": 1e12, "h": 3600.0}
+"""The paper's units in base units: MACs and seconds."""
 
 
 def names(folder: Path = HERE / "specs") -> list[str]:
-    """The tables that have a spec."""
+    """The names of the tables that have a spec, sorted."""
     return sorted(path.stem for path in folder.glob("*.toml"))
 
 
 def folder_of(profile: str, base: Path) -> Path:
-    """Where in `base` the files of a profile lie: the embedded ones in itself."""
+    """The folder in `base` that holds the files of a profile; `base` itself holds those of the embedded one."""
     return base if profile == EMBEDDED else base / profile
 
 
@@ -58,7 +62,7 @@ class _Parts:
     """The fields of the suite's runs by id."""
 
     def known(self, kind: str, name: str) -> Mapping[str, Any]:
-        """What `shared.toml` says of one of a kind; an error where it says nothing."""
+        """What `shared.toml` says of a name in its tables of one kind; an error where it has no such name."""
         if name not in self.shared[kind]:
             raise DipgoError(f"{self.where}: {unknown(kind.replace('_', ' '), name, self.shared[kind])}")
         return self.shared[kind][name]
@@ -77,7 +81,7 @@ class _Parts:
         return tuple(Group(titles.get(title, title), tuple(found)) for title, found in rows.items())
 
     def contests(self) -> tuple[Contest, ...]:
-        """The comparisons."""
+        """The comparisons with controls."""
         items = self.spec.get("compare", {}).items()
         return tuple(
             construct(Contest, {**item, "title": key}, f"{self.where}: compare {key!r}") for key, item in items
@@ -93,20 +97,19 @@ class _Parts:
         return tuple(construct(Dataset, item, f"{self.where}: dataset") for item in defined)
 
     def facts(self) -> tuple[Fact, ...]:
-        facts = [
-            (run, key, title) for run, titles in self.spec.get("fact", {}).items() for key, title in titles.items()
-        ]
-        formats = self.shared["fact"]
-        return tuple(Fact(run, key, title, **formats.get(key, {})) for run, key, title in facts if title)
+        """The facts that have a title."""
+        given = self.spec.get("fact", {}).items()
+        facts = [(run, key, title) for run, titles in given for key, title in titles.items() if title]
+        return tuple(Fact(run, key, title, **self.shared["fact"].get(key, {})) for run, key, title in facts)
 
     def paper_columns(self) -> tuple[PaperColumn, ...]:
-        """The paper's columns. Other profiles than the embedded one show its values in brackets."""
+        """The columns of the paper's values. Profiles other than the embedded one show these values in brackets."""
         metrics = self.spec.get("paper_column", []) if self.profile == EMBEDDED else []
         return tuple(PaperColumn(metric, **self.known("paper_column", metric)) for metric in metrics)
 
     def columns(self, *keys: str) -> tuple[tuple[Column, ...], ...]:
-        """The columns that the lists `keys` of the spec name, each once. A table in place of a name has it as `key`,
-        and besides what differs in this table's column."""
+        """The columns that some lists of the spec name, a tuple for each list. A column that a list before has named
+        is left out. An item that is a table has the column's name as `key`, and changes other fields of the column."""
         defined, taken, lists = columns(self.profile), set(), []
         for items in (self.spec.get(key, []) for key in keys):
             picked = []
@@ -122,17 +125,17 @@ class _Parts:
 
 
 def load_table(name: str, folder: Path = HERE / "specs", profile: str = EMBEDDED, suites: Path = SUITES) -> Table:
-    """A table in a profile, from its spec in `folder`, its suite in `suites` and what all tables share.
+    """The table of a name in a profile, from its spec in `folder`, its suite in `suites`, and `shared.toml`.
 
     The rows, models and prompt sets are those of the suite's runs (see `tables.rows.read_rows`). A spec holds the other
     fields of `Table`, and these tables:
     - `shown` and `csv_only` name columns of `columns.toml`. One that is in both is shown.
     - `[compare.TITLE]` is a comparison.
     - `paper_column` names the metrics of the paper that have a column.
-    - `[dataset.KEY]` says what of a prompt set is other than in `shared.toml`.
+    - `[dataset.KEY]` changes what `shared.toml` says of a prompt set.
     - `[fact.RUN]` holds the titles of facts by their metrics. An empty title leaves a fact out.
-    - `[[missing]]` is a row without a run: its `group`, `label`, `paper`, and in `missing` the reason.
-    - `[group]` holds new titles of groups by their titles in the suite.
+    - `[[missing]]` is a row without a run. It has a `group`, a `label`, a `paper`, and in `missing` the reason.
+    - `[group]` holds new titles of groups, by their titles in the suite.
     - `[profile.NAME]` holds what differs in a profile.
 
     Raises `DipgoError` for an unknown table, profile, field, column or run, a missing field, or two rows of one label.
@@ -167,7 +170,7 @@ def load_table(name: str, folder: Path = HERE / "specs", profile: str = EMBEDDED
 
 
 def _validate(table: Table, path: Path, suite: Path) -> None:
-    """Raises `DipgoError` where the names in a table do not fit each other. It names the spec or the suite."""
+    """Raises a `DipgoError` that names the spec or the suite if rows, columns or facts refer to what is not there."""
     runs = {row.run for row in table.rows} - {""}
     groups = {name for contest in table.compare for name in contest.groups}
     labels: set[str] = set()
@@ -202,16 +205,16 @@ def _validate(table: Table, path: Path, suite: Path) -> None:
 
 
 def _unscored(table: Table) -> Table:
-    """The table without what only scored pictures give: random weights show what the rest costs, all of it."""
+    """The table without scores of pictures, for random weights. All other columns are shown."""
     shown = tuple(column for column in table.column if not column.scored)
     return replace(table, shown=shown, csv_only=(), difference="", compare=())
 
 
 def load_records(table: Table, folder: Path) -> dict[str, Record]:
-    """The records of a table's rows, by run id; a run without one is not in it.
+    """The records of a table's rows by run id, without the runs that have none.
 
-    Raises `DipgoError` when two records cannot stand in one table: a model that is not the table's, other
-    weights of one model, another seed, size, profile or reference.
+    Raises `DipgoError` when a record cannot stand in the table: its model is not the table's, or it has other weights
+    of the model, another seed, number of pictures, profile or reference than the other records.
     """
     records: dict[str, Record] = {}
     for run in (run for row in table.rows for run in row.runs):
@@ -239,7 +242,7 @@ def load_records(table: Table, folder: Path) -> dict[str, Record]:
 
 
 def departures(table: Table, records: Mapping[str, Record]) -> dict[str, dict[str, Any]]:
-    """By run, the settings in which its record is not the run of the suite, and so not the row that its label says."""
+    """By run id, the settings in which a record differs from the suite's run, and so from what its label says."""
     rows = read_suite(SUITES / f"{table.name}.toml", table.profile)
     found = {}
     for run, each in records.items():
@@ -250,14 +253,14 @@ def departures(table: Table, records: Mapping[str, Record]) -> dict[str, dict[st
 
 
 def load_paper(path: Path = HERE / "paper.csv") -> pd.DataFrame:
-    """The paper's printed values in base units (MACs, seconds), one value a row."""
+    """The values that the paper prints, in base units (MACs, seconds), one value a row."""
     paper = pd.read_csv(path, dtype=str, keep_default_na=False)
     paper["value"] = paper["value"].astype(float) * paper["unit"].map(UNITS).fillna(1.0)
     return paper
 
 
 def paper_value(paper: pd.DataFrame, row: Row, dataset: str, metric: str) -> float | None:
-    """What the paper prints for a row; None where it prints nothing."""
+    """The value that the paper prints for a row on one of its prompt sets; None if it prints none."""
     if row.paper is None or not metric:
         return None
     wanted = {**row.paper, "dataset": dataset, "metric": metric}

@@ -55,14 +55,14 @@ def printed(given: str | Mapping[str, str], table: str) -> dict[str, Any]:
 
 
 def _training(fields: Mapping[str, Any]) -> tuple[str, Any]:
-    """What a run shares with its trainings with other seeds, and its seed; the run's id and None if it trains
+    """What a run has in common with its trainings with other seeds, and its seed. The run's id and None if it trains
     nothing."""
     settings = flat(fields)
     if SEED not in settings:
         return fields["id"], None
     seed = settings.pop(SEED)
     common = {key: value for key, value in settings.items() if key.partition(".")[0] not in APART}
-    return json.dumps(common, sort_keys=True), seed
+    return json.dumps(common, sort_keys=True, default=str), seed
 
 
 def _row(
@@ -82,6 +82,7 @@ def _row(
 
 
 def _label(fields: Mapping[str, Any], shared: Mapping[str, Any]) -> str:
+    """The label of a run by the `[[label]]` tables of `shared.toml`, or its id."""
     known = flat(fields)
     scheduler = fields.get("scheduler", "")
     values = {key.removeprefix("params."): value for key, value in known.items()}
@@ -90,6 +91,6 @@ def _label(fields: Mapping[str, Any], shared: Mapping[str, Any]) -> str:
         if rule["match"].items() <= known.items():
             try:
                 return rule["text"].format_map(values)
-            except KeyError:  # a run of this method that is no row of this kind
+            except KeyError:  # the run lacks a placeholder's field
                 continue
     return fields["id"]

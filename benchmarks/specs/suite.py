@@ -16,6 +16,7 @@ from dipgo.errors import DipgoError, unknown
 SHOWN = ("group", "label", "paper", "controls")
 """Fields of a row that say how a table shows it. No result depends on them, so a `RunSpec` has none of them."""
 SHARED = ("defaults", "method")
+"""The tables that a suite and its profiles both have, and that another suite may extend."""
 TABLES = (*SHARED, "sweep", "run", "profile", "extends")
 OVERLAY_TABLES = (*SHARED, "model", "run")
 
@@ -91,7 +92,8 @@ def _rows(data: Mapping[str, Any], overlay: Mapping[str, Any], path: str) -> dic
 
 
 def override(rows: Mapping[str, dict[str, Any]], settings: Mapping[str, Any]) -> None:
-    """Set fields of all rows, such as {"limit": 1, "params.train.steps": 2}; a dotted one only where its table is.
+    """Sets fields of all rows, such as {"limit": 1, "params.train.steps": 2}. A dotted field is set in the rows that
+    have it.
 
     Raises `DipgoError` for a field that no run has.
     """
@@ -119,8 +121,13 @@ def load_suite(
 ) -> list[RunSpec]:
     """The runs of a suite file (see `read_suite`), in its order, except that a run comes after every run it needs.
 
-    `revision` gives the revision of a row's fields. `settings`: see `override`. A run whose reference is itself has
-    none. Raises `DipgoError` for a duplicate id, an unknown name or a circular need.
+    path: the file.
+    revision: the function that gives the revision of a row from its fields.
+    profile: the profile whose changes hold.
+    settings: fields that all runs have instead of the suite's (see `override`).
+
+    A run whose reference is itself gets no reference. Raises `DipgoError` for a duplicate id, an unknown name or a
+    circular need.
     """
     rows = read_suite(path, profile)
     override(rows, settings)

@@ -11,6 +11,7 @@ from pathlib import Path
 from benchmarks.specs.files import construct, read_toml
 from benchmarks.specs.run import RunSpec
 from benchmarks.specs.suite import load_suite
+from benchmarks.specs.sweep import expand
 from dipgo.errors import DipgoError, unknown
 from tables.load import HERE, SUITES, load_paper, load_table
 from tables.spec import CONTROL, Table
@@ -22,46 +23,58 @@ CONTROLS = ("same sampler", "another sampler", "uniform skip", "own timesteps")
 
 @dataclass(frozen=True)
 class Check:
-    """A row of a table against others of it, named by their runs or as the row's `group` of controls, in each of the
-    metrics.
+    """A row of a table, held against other rows of it.
 
-    `expect` is of the difference ours - theirs on each prompt set: "better" than 0; "not worse" by more than `bound`;
-    "collapses" by at least `bound`, both a share of their value. Or of the ratio ours / theirs of what depends on no
-    prompt: "at most" or "at least" `bound`. `why`: where the bound comes from. `printed`: the paper's metric, where
-    it is another than the column's. `beside`: shown, decides nothing.
+    `expect` is about one of two quantities. "better", "not worse" and "collapses" are about the difference
+    ours - theirs on each prompt set. "at most" and "at least" are about the ratio ours / theirs of what depends on no
+    prompt.
     """
 
     table: str
     ours: str
+    """The run of the row."""
     metrics: tuple[str, ...]
+    """The row is held against the others in each of these metrics."""
     theirs: tuple[str, ...] = ()
+    """The runs of the other rows, or else `group` names them."""
     group: str = ""
+    """The other rows are this group of the row's controls."""
     expect: str = "better"
+    """What must be: "better", or one of the others, which have a bound: "not worse" by more than it, "collapses" by at
+    least it, both as a share of their value; or a ratio "at most" or "at least" it."""
     bound: float = 0.0
     why: str = ""
+    """Where the bound comes from."""
     printed: str = ""
+    """The paper's metric whose values stand beside, where it is not the column's."""
     beside: bool = False
+    """Whether the check is shown and decides nothing."""
 
 
 @dataclass(frozen=True)
 class Controls:
-    """Every pruned row of the tables is expected better than each of its controls of these kinds, in every metric
-    that the table compares with its controls. Those in named groups are for checks of their own."""
+    """Expects every pruned row of some tables to be better than its controls, in each metric that the table compares.
+
+    Controls in named groups do not count: they are for checks of their own.
+    """
 
     tables: tuple[str, ...]
     kinds: tuple[str, ...]
+    """The kinds of controls that count."""
 
 
 @dataclass(frozen=True)
 class Claim:
-    """`source`: where the paper says it, or `beyond`: it is of this project alone. `note`: what the reader must know
-    besides. It holds when every check does."""
+    """A claim holds when each of its checks does."""
 
     number: str
     text: str
     source: str
+    """Where the paper says it."""
     note: str = ""
+    """What a reader must know besides."""
     beyond: bool = False
+    """Whether the claim is this project's and not the paper's."""
     check: tuple[Check, ...] = ()
     controls: tuple[Controls, ...] = ()
 
@@ -99,13 +112,17 @@ def _validated(check: Check, table: Table) -> Check:
 
 
 def load_claims(path: Path = HERE / "claims.toml") -> list[Claim]:
-    """Raises `DipgoError` for an unknown field, table, run, metric, kind or expectation, for a bound without a
-    reason, and for two claims of one number."""
+    """The claims of a file, in its order. A check that is `over` a sweep stands for several (`benchmarks.specs.sweep`).
+
+    Raises `DipgoError` for an unknown field, table, run, metric, kind or expectation, for a bound without a reason, and
+    for two claims of one number.
+    """
     claims: list[Claim] = []
-    table_of = cache(load_table)
-    for item in read_toml(path).get("claim", []):
+    table_of, data = cache(load_table), read_toml(path)
+    for item in data.get("claim", []):
         where = f"{path}: claim {item.get('number', '(no number)')}"
-        own = tuple(construct(Check, check, where) for check in item.get("check", []))
+        expanded = (each for check in item.get("check", []) for each in expand(check, data.get("sweep", {}), where))
+        own = tuple(construct(Check, check, where) for check in expanded)
         controls = tuple(construct(Controls, each, where) for each in item.get("controls", []))
         claim = construct(Claim, {**item, "check": own, "controls": controls}, where)
         if claim.number in {other.number for other in claims}:

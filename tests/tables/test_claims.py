@@ -242,6 +242,17 @@ def test_a_group_of_controls_stands_for_its_runs(folder):
         verdict(folder, check | {"theirs": ["ddim-3"]})
 
 
+def test_a_check_over_a_sweep_stands_for_one_of_each_of_its_values(folder):
+    path, sweep = folder.parent / "claims.toml", '[sweep.s]\nratio = ["0.80", "0.85"]\nsteps = [10, 8]\n'
+    check = BETTER | {"over": "s", "ours": "ours-{ratio}", "theirs": ["plms-{steps}"]}
+    path.write_text(sweep + CLAIM + toml(check), "utf-8")
+    checks = load_claims(path)[0].check
+    assert [(each.ours, *each.theirs) for each in checks] == [("ours-0.80", "plms-10"), ("ours-0.85", "plms-8")]
+    path.write_text(sweep + CLAIM + toml(check | {"ours": "ours-{ration}"}), "utf-8")
+    with pytest.raises(DipgoError, match="claims.toml: claim 1 over 's': ours: unknown placeholder 'ration'; did you"):
+        load_claims(path)
+
+
 def test_what_goes_beyond_the_paper_stands_below_its_claims(folder):
     path = folder.parent / "claims.toml"
     path.write_text(CLAIM + toml(BETTER) + "\n" + CLAIM.replace("1", "2") + "beyond = true\n" + toml(MARGIN), "utf-8")
