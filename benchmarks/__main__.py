@@ -57,7 +57,6 @@ def main(arguments: list[str] | None = None) -> int:
     drift = commands.add_parser("drift", help="whether the zoo's pictures and scores are still what they were")
     drift.add_argument("--update", action="store_true", help="renew what is compared with")
     drift.add_argument("--reason", metavar="TEXT", help="of an update, kept with it")
-    drift.add_argument("--noise", action="store_true", help="measure anew how far repeats lie apart, and so the limits")
     drift.add_argument(
         "--records", nargs=2, type=Path, metavar="FILE", help="compare two records instead, by MLPerf's tolerances"
     )

@@ -1,4 +1,4 @@
-"""The stored baseline: pictures as one contact sheet a run, their scores and features, and why each was renewed."""
+"""The stored baseline: pictures as one contact sheet a case, their scores, limits, and why each was renewed."""
 
 from __future__ import annotations
 
@@ -12,22 +12,19 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
-import safetensors.numpy
 from PIL import Image
 
-from benchmarks.drift import paired_set
-from benchmarks.drift.paired_set import LEARNED, PROMPTS, RUNS, STORED, Scores
+from benchmarks.drift.cases import CASES, Outcome, outcome, revisions
 from benchmarks.machine.provenance import ROOT, provenance
 from benchmarks.models.generate import image_paths
-from benchmarks.quality.fidelity import read as read_picture
-from benchmarks.runs import tasks
 from benchmarks.specs import record
 from benchmarks.specs.files import write_bytes, write_text
-from dipgo import DipgoError, Schedule
+from dipgo import Schedule
+from dipgo.errors import DipgoError
 
 FOLDER = Path(__file__).parent / "stored"
 RECORDS = ROOT / "tables" / "records"
-INDEX, FEATURES = "baseline.json", "features.safetensors"
+INDEX = "baseline.json"
 COLUMNS = 8  # of a contact sheet
 WAY_OUT = "restore it with: git checkout -- benchmarks/drift"
 KEPT = ("date", "commit", "dirty", "device", "packages")  # of the provenance
@@ -35,89 +32,92 @@ KEPT = ("date", "commit", "dirty", "device", "packages")  # of the provenance
 
 @dataclass(frozen=True)
 class Baseline:
-    """What a check compares with. `scores` has no PSNR, which would be that of pictures to themselves."""
+    """What a check compares with."""
 
-    folder: Path
-    schedule: Schedule
-    scores: Mapping[str, Scores]
+    outcomes: Mapping[str, Outcome]
+    """What each case gave, by its name."""
+    schedules: Mapping[str, Schedule]
+    """The learned schedules of the cases that have one."""
+    limits: Mapping[str, Mapping[str, float]]
+    """By case and metric, the most that a change may be; 0 for what is not named."""
 
-    @property
-    def count(self) -> int:
-        """How many pictures each run has."""
-        return len(self.scores[STORED].clip_score)
-
-    def unpack(self, folder: Path, count: int) -> None:
-        """The first `count` pictures of every run as files, in the folders that a run would write."""
-        for name in RUNS:
-            sheet = read_picture(self.folder / f"{name}.png")
-            size = sheet.width // COLUMNS
-            paths = image_paths(folder / name / PROMPTS, count)
+    def unpack(self, folder: Path) -> None:
+        """Write the pictures of every case as files, in the folders that a run would write."""
+        for name, case in CASES.items():
+            paths = image_paths(folder / name / case.prompts, case.count)
             paths[0].parent.mkdir(parents=True)
-            for index, path in enumerate(paths):
-                row, column = divmod(index, COLUMNS)
-                corner = column * size, row * size
-                sheet.crop((*corner, corner[0] + size, corner[1] + size)).save(path)
+            for path, picture in zip(paths, self.outcomes[name].pixels, strict=True):
+                Image.fromarray(picture).save(path)
 
 
 def load(folder: Path = FOLDER) -> Baseline:
     """The baseline in a folder; `DipgoError` where it is not whole, or where the models have changed since."""
     try:
         data = json.loads((folder / INDEX).read_text(encoding="utf-8"))
-        for name, digest in data["files"].items():
-            if hashlib.sha256((folder / name).read_bytes()).hexdigest() != digest:
-                raise DipgoError(f"{folder / name} is not the file that {INDEX} names; {WAY_OUT}")
-        schedule = Schedule.from_dict(data["schedule"])
-        features = safetensors.numpy.load_file(folder / FEATURES)
-        scores = {
-            name: Scores(np.array(row["clip_score"]), features[name], row["fid"], row["kid"])
-            for name, row in data["runs"].items()
-        }
+        outcomes = {}
+        for name, case in data["cases"].items():
+            sheet = (folder / f"{name}.png").read_bytes()
+            if hashlib.sha256(sheet).hexdigest() != case["sha256"]:
+                raise DipgoError(f"{folder / name}.png is not the file that {INDEX} names; {WAY_OUT}")
+            scores = {metric: np.array(values) for metric, values in case["scores"].items()}
+            outcomes[name] = Outcome(_cut(sheet, case["count"]), scores, case["distances"], case["facts"])
+        schedules = {name: Schedule.from_dict(schedule) for name, schedule in data["schedules"].items()}
+        made_with, limits = data["revisions"], data["limits"]
     except (OSError, KeyError, TypeError, json.JSONDecodeError, DipgoError) as error:
         raise DipgoError(f"no whole baseline in {folder} ({error}); {WAY_OUT}") from error
-    if data["revision"] != paired_set.revision():
+    if made_with != revisions():
         raise DipgoError(
-            "the zoo's model, prompts, judge or real pictures are not those of the drift baseline; restore them with: "
+            "the zoo's models, prompts, judge or real pictures are not those of the drift baseline; restore them with: "
             "git checkout -- benchmarks/zoo, or renew the baseline with --update --reason TEXT"
         )
-    return Baseline(folder, schedule, {**scores, STORED: scores["dense"]})
+    return Baseline(outcomes, schedules, limits)
 
 
-def update(reason: str, folder: Path = FOLDER, records: Path = RECORDS, count: int = paired_set.COUNT) -> None:
-    """Draw the set anew and store it; `reason` joins those of the earlier baselines. The learned schedule is that of
-    the published record.
-
-    The index is written last and holds the digests of the other files: half a baseline is none.
-    """
-    if not reason.strip():
-        raise DipgoError("a baseline is renewed for a reason; say it with --reason TEXT")
-    source = record.find(records, RUNS[LEARNED])
-    if source is None or source.schedule is None:
-        raise DipgoError(f"no record of {RUNS[LEARNED]} in {records}; make it with: nox -s reproduce-table1")
-    schedule = Schedule.from_dict(dict(source.schedule))
+def draw(records: Path = RECORDS) -> Baseline:
+    """Draw and score every case anew; learned schedules are those of the published records. There are no limits yet."""
+    schedules = {name: _schedule(name, records) for name, case in CASES.items() if case.learned}
+    outcomes = {}
     with TemporaryDirectory() as temporary:
-        place = Path(temporary)
-        for name in RUNS:
-            tasks.draw(paired_set.task(name, schedule, place / name, place / name, count))
-        found = paired_set.scores(schedule, place, place, RUNS, count)
-        sheets = {f"{name}.png": _sheet(image_paths(place / name / PROMPTS, count)) for name in RUNS}
-    sheets[FEATURES] = safetensors.numpy.save({name: scores.features for name, scores in found.items()})
-    stamp = provenance({})
-    renewed = {"reason": reason.strip()} | {name: stamp[name] for name in KEPT}
+        for name, case in CASES.items():
+            folders = (Path(temporary) / each for each in (name, case.reference))
+            outcomes[name] = outcome(case, schedules.get(name), *folders)
+    return Baseline(outcomes, schedules, {})
+
+
+def store(baseline: Baseline, reason: str, folder: Path = FOLDER) -> None:
+    """Write a baseline into a folder; `reason` joins those of the earlier ones.
+
+    The index is written last and holds the digests of the pictures: half a baseline is none.
+    """
+    sheets = {name: _sheet(each.pixels) for name, each in baseline.outcomes.items()}
+    renewed = {"reason": reason.strip()} | {name: provenance({})[name] for name in KEPT}
     index = {
-        "revision": paired_set.revision(),
-        "prompts": PROMPTS,
-        "record": source.file,
+        "revisions": revisions(),
         "renewals": [*_renewals(folder), renewed],
-        "files": {name: hashlib.sha256(content).hexdigest() for name, content in sheets.items()},
-        "schedule": schedule.to_dict(),
-        "runs": {
-            name: {"clip_score": scores.clip_score.tolist(), "fid": scores.fid, "kid": scores.kid}
-            for name, scores in found.items()
+        "limits": baseline.limits,
+        "schedules": {name: schedule.to_dict() for name, schedule in baseline.schedules.items()},
+        "cases": {
+            name: {
+                "count": len(each.pixels),
+                "sha256": hashlib.sha256(sheets[name]).hexdigest(),
+                "scores": {metric: values.tolist() for metric, values in each.scores.items()},
+                "distances": each.distances,
+                "facts": each.facts,
+            }
+            for name, each in baseline.outcomes.items()
         },
     }
     for name, content in sheets.items():
-        write_bytes(folder / name, content)
-    write_text(folder / INDEX, json.dumps(index, indent=1) + "\n")
+        write_bytes(folder / f"{name}.png", content)
+    write_text(folder / INDEX, json.dumps(index) + "\n")
+
+
+def _schedule(name: str, records: Path) -> Schedule:
+    run = CASES[name].run
+    source = record.find(records, run)
+    if source is None or source.schedule is None:
+        raise DipgoError(f"no record of {run} in {records}; make it with: nox -s reproduce-{CASES[name].suite}")
+    return Schedule.from_dict({key: value for key, value in source.schedule.items() if key != "calls"})
 
 
 def _renewals(folder: Path) -> list[dict[str, Any]]:
@@ -125,13 +125,21 @@ def _renewals(folder: Path) -> list[dict[str, Any]]:
     return json.loads(path.read_text(encoding="utf-8"))["renewals"] if path.exists() else []
 
 
-def _sheet(paths: list[Path]) -> bytes:
-    pictures = [read_picture(path) for path in paths]
-    size = pictures[0].width
-    sheet = Image.new("RGB", (COLUMNS * size, -(-len(pictures) // COLUMNS) * size))
-    for index, picture in enumerate(pictures):
-        row, column = divmod(index, COLUMNS)
-        sheet.paste(picture, (column * size, row * size))
+def _sheet(pixels: np.ndarray) -> bytes:
+    """Pictures [n, h, w, 3] as one PNG, `COLUMNS` a row."""
+    n, height, width, channels = pixels.shape
+    rows = -(-n // COLUMNS)
+    sheet = np.zeros((rows * COLUMNS, height, width, channels), dtype=np.uint8)
+    sheet[:n] = pixels
+    sheet = sheet.reshape(rows, COLUMNS, height, width, channels).swapaxes(1, 2)
     data = io.BytesIO()
-    sheet.save(data, "PNG", optimize=True)
+    Image.fromarray(sheet.reshape(rows * height, COLUMNS * width, channels)).save(data, "PNG", optimize=True)
     return data.getvalue()
+
+
+def _cut(sheet: bytes, count: int) -> np.ndarray:
+    """The first `count` pictures of a contact sheet, uint8 [count, h, w, 3]."""
+    whole = np.asarray(Image.open(io.BytesIO(sheet)))
+    size = whole.shape[1] // COLUMNS
+    tiles = whole.reshape(len(whole) // size, size, COLUMNS, size, 3).swapaxes(1, 2)
+    return tiles.reshape(-1, size, size, 3)[:count]

@@ -1,132 +1,128 @@
-"""What has moved since the baseline: changes on paired pictures with their intervals, against limits from noise."""
+"""Says what has moved since the baseline: changes on paired pictures with intervals, against limits from noise."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
 from scipy.stats import bootstrap
 
-from benchmarks.drift import paired_set
 from benchmarks.drift.baseline import Baseline
-from benchmarks.drift.paired_set import COUNT, FID, KID, PROTOCOL, RUNS, STORED, Scores
-from benchmarks.quality.features import PROTOCOLS
-from benchmarks.quality.fid import FeatureSet, fid, kid
-from benchmarks.specs.run import PROFILES
-from benchmarks.supply.profiles import source
+from benchmarks.drift.cases import BATCH, CASES, Outcome, outcome
 from dipgo.errors import DipgoError
 
-LEAST = 6  # pictures: leaving one out leaves enough for KID
+PIXELS = "pixels"
+"""The name of the first change of a case: the root mean square difference of its pictures, in grey levels of 255."""
 RESAMPLES = 2000
-GROUPS = 12  # that a jackknife leaves out in turn
-NORMAL_95 = 1.96
+EXACT = 1e-9
+"""The relative difference of a fact that is only the order of a sum."""
 
-Interval = tuple[float, float]
 Limits = Mapping[str, Mapping[str, float]]
-"""By run and metric, for `COUNT` pictures: the most that a change's interval may reach to either side; of PSNR, in dB,
-the least."""
+"""By case and metric: the most that any end of a change's interval may lie from 0."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One metric of one run: its change since the baseline (of PSNR, the value in dB: that to the baseline's
-    pictures), a 95 % interval, and the limit that the whole interval must keep to."""
+    """One metric of one case against the baseline."""
 
-    run: str
+    case: str
     metric: str
-    value: float
+    change: float
+    """The mean over pictures of the new value minus the old one; of `pixels` the difference itself."""
     low: float
     high: float
-    limit: float = float("nan")
+    """The ends of the change's 95 % interval over pictures; equal to the change where the set has one value."""
+    limit: float = math.nan
+
+    @property
+    def size(self) -> float:
+        """How far the interval reaches from 0."""
+        return max(-self.low, self.high)
 
     @property
     def drifted(self) -> bool:
-        kept = self.low >= self.limit if self.metric == "psnr" else max(-self.low, self.high) <= self.limit
-        return not kept  # so that a NaN has drifted
+        return not self.size <= self.limit  # a NaN has drifted
 
     def __str__(self) -> str:
-        if self.metric == "psnr":
-            change, limit = f"{self.value:.1f} [{self.low:.1f}, {self.high:.1f}] dB", f"at least {self.limit:.1f}"
-        else:
-            change = f"{self.value:+.2g} [{self.low:+.2g}, {self.high:+.2g}]"
-            limit = f"within +-{self.limit:.2g}"
-        return f"{self.run:<10} {self.metric:<13} {change:<36} {limit:<18} {'DRIFT' if self.drifted else 'ok'}"
+        change = f"{self.change:+.3g} [{self.low:+.3g}, {self.high:+.3g}]"
+        return f"{self.case:<20} {self.metric:<14} {change:<34} within +-{self.limit:<10.2g} " + (
+            "DRIFT" if self.drifted else "ok"
+        )
 
 
 def check(
-    baseline: Baseline,
-    limits: Limits,
-    names: Collection[str] = (*RUNS, STORED),
-    count: int = COUNT,
-    batch: int = paired_set.BATCH,
+    baseline: Baseline, names: Collection[str] = tuple(CASES), progress: Callable[[str], object] = lambda name: None
 ) -> list[Finding]:
-    """Draw and score the first `count` pictures of the runs in `names` again and compare them with the baseline.
+    """Draw and score the cases in `names` again and compare them with the baseline and its limits.
 
-    Limits are for `COUNT` pictures. Rounding changes few of them, and each weighs more among fewer.
+    `progress` is called with the name of each case before it begins.
     """
-    if not LEAST <= count <= baseline.count:
-        raise DipgoError(f"{count} pictures cannot be compared; pass {LEAST} to {baseline.count}")
+    for name in names:
+        if name not in baseline.outcomes:
+            raise DipgoError(f"the drift baseline has no case {name!r}; renew it with --update --reason TEXT")
     return [
-        Finding(each.run, each.metric, each.value, each.low, each.high, limit_at(count, each, limits))
-        for each in changes(baseline, names, count, batch)
+        replace(finding, limit=baseline.limits[finding.case].get(finding.metric, 0.0))
+        for finding in changes(baseline, names, progress=progress)
     ]
 
 
 def changes(
     baseline: Baseline,
-    names: Collection[str] = (*RUNS, STORED),
-    count: int = COUNT,
-    batch: int = paired_set.BATCH,
-) -> list[Finding]:
-    """What has changed by how much, without a limit."""
-    real = source(PROFILES[0]).reference(FID, paired_set.PROMPTS).load(PROTOCOLS[PROTOCOL])
+    names: Collection[str] = tuple(CASES),
+    batch: int = BATCH,
+    progress: Callable[[str], object] = lambda name: None,
+) -> Iterator[Finding]:
+    """What has changed by how much, without limits, case by case.
+
+    The stored pictures of a case are scored as well, so that a change of the scores alone is told from one of the
+    pictures.
+    """
     with TemporaryDirectory() as temporary:
-        stored = Path(temporary) / "stored"
-        baseline.unpack(stored, count)
-        found = paired_set.scores(baseline.schedule, Path(temporary), stored, names, count, batch)
-    return [each for name, new in found.items() for each in compare(name, new, baseline.scores[name], real)]
+        stored, drawn = Path(temporary) / "stored", Path(temporary) / "drawn"
+        baseline.unpack(stored)
+        for name in names:
+            progress(name)
+            case, old, schedule = CASES[name], baseline.outcomes[name], baseline.schedules.get(name)
+            reference = stored / case.reference
+            new = outcome(case, schedule, drawn / name, reference if case.reference != name else drawn / name, batch)
+            yield from compare(name, new, old)
+            yield from compare(f"{name}, stored", outcome(case, schedule, stored / name, reference, batch), old)
 
 
-def compare(name: str, new: Scores, old: Scores, real: FeatureSet) -> list[Finding]:
-    """The changes of a run's first n pictures, of as many as `new` has. `real`: the features of the real pictures."""
-    n = len(new.clip_score)
-    change = new.clip_score - old.clip_score[:n]
-    findings = [Finding(name, "clip_score", float(change.mean()), *interval_of_mean(change))]
-    if new.psnr is not None:
-        error = 10 ** (-new.psnr / 10)
-        low, high = interval_of_mean(error)
-        findings.append(Finding(name, "psnr", *(-10 * math.log10(value) for value in (error.mean(), high, low))))
-    whole = n == len(old.clip_score)
-    for metric, distance, now, before in ((FID, fid, new.fid, old.fid), (KID, _kid, new.kid, old.kid)):
-        value = now - (before if whole else distance(old.features[:n], real))
-        half = _half_width(lambda values, distance=distance: distance(values, real), new.features, old.features[:n])
-        findings.append(Finding(name, metric, value, value - half, value + half))
-    return findings
+def compare(name: str, new: Outcome, old: Outcome) -> Iterator[Finding]:
+    """The changes of a case. Raises `DipgoError` where the two do not hold the same metrics."""
+    difference = new.pixels.astype(float) - old.pixels.astype(float)
+    size = float(np.sqrt(np.square(difference).mean()))
+    yield Finding(name, PIXELS, size, size, size)
+    for what in ("scores", "distances", "facts"):
+        before, after = getattr(old, what), getattr(new, what)
+        if before.keys() != after.keys():
+            odd = ", ".join(sorted(before.keys() ^ after.keys()))
+            raise DipgoError(f"drift case {name!r}: {odd} is not in both sides; renew the baseline with --update")
+    for metric, values in new.scores.items():
+        change = values - old.scores[metric]
+        yield Finding(name, metric, float(change.mean()), *interval_of_mean(change))
+    for metric, value in new.distances.items():
+        change = value - old.distances[metric]
+        yield Finding(name, metric, change, change, change)
+    for fact, value in new.facts.items():
+        change = _of_fact(old.facts[fact], value)
+        yield Finding(name, fact, change, change, change)
 
 
-def limit_at(count: int, finding: Finding, limits: Limits) -> float:
-    """The limit of a finding over `count` pictures."""
-    limit, weight = limits[finding.run][finding.metric], COUNT / count
-    return limit - 10 * math.log10(weight) if finding.metric == "psnr" else limit * weight
+def _of_fact(old: float | str, new: float | str) -> float:
+    """The relative change of a fact, 0 where only the order of a sum differs; infinity for another text."""
+    if isinstance(new, str) or isinstance(old, str):
+        return 0.0 if new == old else math.inf
+    change = (new - old) / max(abs(old), 1e-30)
+    return 0.0 if abs(change) <= EXACT else change
 
 
-def interval_of_mean(values: np.ndarray) -> Interval:
+def interval_of_mean(values: np.ndarray) -> tuple[float, float]:
     """The bootstrap's 95 % interval of a mean over pictures; the percentiles hold for values that are all equal."""
     result = bootstrap((values,), np.mean, method="percentile", n_resamples=RESAMPLES, rng=np.random.default_rng(0))
     return float(result.confidence_interval.low), float(result.confidence_interval.high)
-
-
-def _kid(values: np.ndarray, real: FeatureSet) -> float:
-    return kid(values, real, subsets=2).value  # without an interval of its own
-
-
-def _half_width(distance: Callable[[np.ndarray], float], new: np.ndarray, old: np.ndarray) -> float:
-    """Half the 95 % interval of the change of a distance, by leaving groups of pairs out in turn: to draw pictures
-    twice, as the bootstrap does, would bias both distances."""
-    groups = np.array_split(np.arange(len(new)), min(len(new), GROUPS))
-    values = [distance(np.delete(new, group, axis=0)) - distance(np.delete(old, group, axis=0)) for group in groups]
-    return float(NORMAL_95 * np.sqrt((len(groups) - 1) * np.var(values)))

@@ -5,40 +5,58 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
+from tqdm import tqdm
 
-from benchmarks.drift import baseline, check, noise
+from benchmarks.drift import baseline, check, repeats
+from benchmarks.drift.cases import CASES
 from benchmarks.drift.records import Agreement, agreements
 from benchmarks.specs import record
 from dipgo.errors import DipgoError
 
 
 def main(options: argparse.Namespace) -> int:
-    """0 where nothing has drifted, or the baseline or its limits are renewed; 1 for drift.
+    """Return 0 where nothing has drifted or the baseline was renewed, and 1 for drift.
 
-    `options`: `update` with its `reason`, `noise`, or `records`, two files. Raises `DipgoError` for bad input.
+    `options` holds `update` with its `reason`, or `records`, two files. Raises `DipgoError` for bad input.
     """
-    if sum((options.update, options.noise, options.records is not None)) > 1:
-        raise DipgoError("--update, --noise and --records are three commands; give one")
+    if options.update and options.records is not None:
+        raise DipgoError("--update and --records are two commands; give one")
+    if options.update and not (options.reason or "").strip():
+        raise DipgoError("a baseline is renewed for a reason; say it with --reason TEXT")
     if options.reason is not None and not options.update:
         raise DipgoError("--reason is that of a new baseline; give it with --update")
     if options.records is not None:
         return report(agreements(*map(record.read, options.records)))
     os.environ["CUDA_VISIBLE_DEVICES"] = ""  # the baseline and its limits are of processors
-    torch.set_num_threads(1)  # so small a model gains nothing by more, and on a busy machine they wait for each other
+    torch.set_num_threads(1)  # more threads gain such small models nothing, and wait for each other when busy
     if options.update:
-        baseline.update(options.reason or "")
-    elif options.noise:
-        noise.measure()
-    else:
-        return report(check.check(baseline.load(), noise.limits()))
-    return 0
+        update(options.reason)
+        return 0
+    with tqdm(total=len(CASES), desc="drift", unit="case") as bar:
+        return report(check.check(baseline.load(), progress=lambda name: (bar.set_postfix_str(name), bar.update())))
+
+
+def update(reason: str, folder: Path = baseline.FOLDER, records: Path = baseline.RECORDS) -> None:
+    """Draw the cases anew, store them, and measure their limits; it takes some minutes.
+
+    The baseline is stored twice, the first time with limits of 0, so that the repeats have something to compare with.
+    """
+    drawn = baseline.draw(records)
+    with TemporaryDirectory() as temporary:
+        trial = Path(temporary)
+        baseline.store(drawn, reason, trial)
+        found = repeats.limits(trial)
+    baseline.store(replace(drawn, limits=found), reason, folder)
 
 
 def report(findings: Sequence[check.Finding | Agreement]) -> int:
-    """Print every finding and how many have drifted; 1 if any has."""
-    print("\n".join(map(str, findings)))
-    drifted = [each for each in findings if each.drifted]
+    """Print what drifted, or the largest share of a limit where nothing did; return 1 if anything has drifted."""
+    drifted = [finding for finding in findings if finding.drifted]
+    print("\n".join(map(str, drifted or findings)))
     print(f"{len(drifted)} of {len(findings)} have drifted" if drifted else f"no drift in {len(findings)} checks")
     return 1 if drifted else 0

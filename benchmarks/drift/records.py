@@ -1,80 +1,88 @@
-"""Two records of one run at the paper's size: whether their quality agrees within the tolerances of MLPerf."""
+"""Two records of one run, for instance before and after an upgrade: which metrics have moved, and by how much."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
-from benchmarks.drift.check import Interval, interval_of_mean
-from benchmarks.specs.record import Record
+from benchmarks.drift.check import interval_of_mean
+from benchmarks.specs.record import ALL, Record
 from dipgo.errors import DipgoError
 
-# MLPerf Inference, text to image: a CLIP score within 0.2 % and an FID within 2 % of the reference's, over 5000
-# pictures of COCO. Relative to the earlier record's value; by the values themselves, not by their intervals.
-TOLERANCES = {"clip_score": 0.002, "fid_clean": 0.02, "fid_paper": 0.02}
-LEAST = 5000  # pictures
+TOLERANCES = {"clip_score": 0.002, "fid": 0.02}
+"""MLPerf Inference, text to image: a CLIP score within 0.2 % and an FID within 2 % of the reference's.
+
+The keys are names of metrics, or what stands before a name's first underscore. A tolerance is relative to the value of
+the earlier record.
+"""
+TOLERANCE = 0.002
+"""For all other metrics of pictures."""
+EXACT = 1e-9
+"""For what depends on no prompt and no clock, such as MACs."""
+TIMED = ("seconds", "speedup", "training", "search", "evaluations")
+"""What begins so depends on the machine and is not compared."""
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """A metric's relative change from one record to another and, where both hold a value a picture, the 95 % interval
-    of the change over pairs of pictures."""
+    """A metric's relative change from one record to another."""
 
     dataset: str
     metric: str
     change: float
     tolerance: float
-    interval: Interval | None
+    interval: tuple[float, float] | None
+    """The 95 % interval of the change over pairs of pictures, where both records hold a value a picture."""
 
     @property
     def drifted(self) -> bool:
-        return not abs(self.change) <= self.tolerance
+        """Whether the change exceeds the tolerance, and is no mere spread between pictures: its interval excludes 0."""
+        within = abs(self.change) <= self.tolerance
+        undecided = self.interval is not None and self.interval[0] <= 0 <= self.interval[1]
+        return not (within or undecided)  # a NaN has drifted
 
     def __str__(self) -> str:
         spread = "no interval" if self.interval is None else "[{:+.2%}, {:+.2%}]".format(*self.interval)
         change, limit = f"{self.change:+.2%} {spread}", f"within +-{self.tolerance:.1%}"
-        return f"{self.dataset:<10} {self.metric:<13} {change:<36} {limit:<18} {'DRIFT' if self.drifted else 'ok'}"
+        return f"{self.dataset:<10} {self.metric:<16} {change:<36} {limit:<18} {'DRIFT' if self.drifted else 'ok'}"
 
 
 def agreements(before: Record, after: Record) -> list[Agreement]:
-    """The change of every metric that has a tolerance, over prompt sets of `LEAST` pictures or more.
+    """The change of every metric that both records hold and that does not depend on the machine's speed.
 
-    Raises `DipgoError` where a set's counts of pictures differ, or no metric can be judged.
+    Raises `DipgoError` where a prompt set's counts of pictures differ, or where no metric can be compared.
     """
-    found = []
-    for dataset, cells in before.metrics.items():
-        for metric in TOLERANCES.keys() & cells.keys() & after.metrics.get(dataset, {}).keys():
-            counts = [record.metrics[dataset][metric].get("n", 0) for record in (before, after)]
+    found = [_agreement(dataset, metric, before, after) for dataset, metric in _shared(before, after)]
+    if not found:
+        raise DipgoError(f"{before.file} and {after.file} share no metric to compare; name two records of one run")
+    return found
+
+
+def _shared(before: Record, after: Record) -> Iterator[tuple[str, str]]:
+    for dataset in sorted(before.metrics.keys() & after.metrics.keys()):
+        cells, others = before.metrics[dataset], after.metrics[dataset]
+        for metric in sorted(cells.keys() & others.keys()):
+            if metric.startswith(TIMED):
+                continue
+            counts = [cell[metric].get("n", 0) for cell in (cells, others)]
             if counts[0] != counts[1]:
                 raise DipgoError(
                     f"{dataset}.{metric}: {counts[0]} pictures in {before.file}, {counts[1]} in {after.file}; "
                     "compare records of equally many"
                 )
-            if counts[0] >= LEAST:
-                found.append(_agreement(dataset, metric, before, after))
-    if not found:
-        names = ", ".join(TOLERANCES)
-        raise DipgoError(
-            f"{before.file} and {after.file} share none of {names} over {LEAST} pictures or more; the tolerances are "
-            "for such records of the paper profile"
-        )
-    return sorted(found, key=lambda each: (each.dataset, each.metric))
+            yield dataset, metric
 
 
 def _agreement(dataset: str, metric: str, before: Record, after: Record) -> Agreement:
     first, second = (float(record.metrics[dataset][metric]["value"]) for record in (before, after))
-    if first <= 0:
-        raise DipgoError(f"{before.file}: {dataset}.{metric} is {first}; a change relative to it has no meaning")
-    samples = [_samples(record.samples, dataset, metric) for record in (before, after)]
+    scale = abs(first) or 1.0
+    samples = [record.samples.get(dataset, {}).get(metric) for record in (before, after)]
     interval = None
     if all(values is not None for values in samples):
-        low, high = interval_of_mean(samples[1] - samples[0])
-        interval = low / first, high / first
-    return Agreement(dataset, metric, second / first - 1, TOLERANCES[metric], interval)
-
-
-def _samples(samples: Mapping[str, Mapping[str, list[float]]], dataset: str, metric: str) -> np.ndarray | None:
-    values = samples.get(dataset, {}).get(metric)
-    return None if values is None else np.array(values)
+        low, high = interval_of_mean(np.subtract(samples[1], samples[0]))
+        interval = low / scale, high / scale
+    usual = EXACT if dataset == ALL else TOLERANCE
+    tolerance = TOLERANCES.get(metric, TOLERANCES.get(metric.partition("_")[0], usual))
+    return Agreement(dataset, metric, (second - first) / scale, tolerance, interval)
