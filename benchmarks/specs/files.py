@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import tempfile
 import tomllib
 from collections.abc import Mapping
 from dataclasses import MISSING, fields
@@ -13,8 +11,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from dipgo.errors import DipgoError, unknown
+from dipgo.files import write_bytes, write_text
 
 T = TypeVar("T")
+
+__all__ = ["address", "construct", "merge", "read_toml", "write_bytes", "write_text"]
 
 
 def construct(cls: type[T], data: Mapping[str, Any], what: str) -> T:
@@ -60,31 +61,3 @@ def read_toml(path: Path | str) -> dict[str, Any]:
         raise DipgoError(f"{path}: no such file") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise DipgoError(f"{path}: {error}") from error
-
-
-def write_text(path: Path, text: str, *, sync: bool = True) -> None:
-    """`write_bytes` of a text in UTF-8."""
-    write_bytes(path, text.encode("utf-8"), sync=sync)
-
-
-def write_bytes(path: Path, content: bytes, *, sync: bool = True) -> None:
-    """Writes `path` whole or not at all; a `DipgoError` of one line when the disk refuses. `sync` outlasts a
-    power cut, and costs too much for many small files that can be made again."""
-    temporary = None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            if sync:
-                file.flush()
-                os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)  # mkstemp's files are private
-        os.replace(temporary, path)
-        temporary = None
-    except OSError as error:
-        why = error.strerror or error
-        raise DipgoError(f"{path}: not written, nothing left behind: {why}") from error
-    finally:
-        if temporary is not None:
-            os.unlink(temporary)
