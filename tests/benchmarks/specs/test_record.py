@@ -41,7 +41,7 @@ def make(spec: RunSpec = SPEC, **changes) -> Record:
 
 
 def test_written_record_is_read_back_with_samples_to_five_digits(tmp_path):
-    schedule = {"sites": ["down"], "calls": 2, "reuse": ["00", "80"]}
+    schedule = {"sites": ["down"], "calls": 2, "reuse": ["0", "1"]}
     path = record.write(make(schedule=schedule, absent={"fid": "why"}), tmp_path)
     again = record.read(path)
     assert path.name == f"plms-5-{SPEC.digest}.json" == again.file
@@ -112,7 +112,7 @@ def test_a_full_disk_gives_one_line_and_leaves_the_folder_as_it_was(tmp_path, mo
 def test_a_truncated_record_is_named(tmp_path):
     path = record.write(make(), tmp_path)
     path.write_text(path.read_text()[:-40])
-    with pytest.raises(DipgoError, match=rf"{path.name}: not a whole record"):
+    with pytest.raises(DipgoError, match=rf"{path.name}: .* not a whole record"):
         record.read(path)
 
 
@@ -122,7 +122,7 @@ def test_a_truncated_record_is_named(tmp_path):
         ("schema", 2, "schema 2, expected 1"),
         ("metrix", {}, "unknown field 'metrix'; did you mean metrics"),
         ("spec", {**SPEC.to_json(), "seed": 5}, "its spec hashes to"),
-        ("id", "plms-6", "give it that name"),
+        ("id", "plms-6", "its spec is of 'plms-5'"),
     ],
 )
 def test_a_tampered_record_is_named(tmp_path, key, value, words):
