@@ -12,12 +12,14 @@ import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from benchmarks.specs.files import construct, read_json, write_text
+from benchmarks.specs.files import construct
 from benchmarks.specs.run import RunSpec
 from dipgo.errors import DipgoError, unknown
+from dipgo.files import read_json, write_text
 
 SCHEMA = 1
 ALL = "all"
@@ -85,7 +87,7 @@ class Record:
             raise DipgoError(f"{where}: digest {self.digest} but its spec hashes to {spec.digest}; run it again")
         if spec.id != self.id:
             raise DipgoError(f"{where}: id {self.id!r} but its spec is of {spec.id!r}; run it again")
-        for problem in (*self._problems_of_cells(spec), *self._problems_of_schedule()):
+        for problem in chain(self._problems_of_cells(spec), self._problems_of_schedule()):
             raise DipgoError(f"{where}: {problem}")
 
     def _problems_of_cells(self, spec: RunSpec) -> Iterator[str]:
@@ -106,7 +108,9 @@ class Record:
         for dataset, metrics in self.metrics.items():
             for metric, cell in metrics.items():
                 samples = self.samples.get(dataset, {}).get(metric)
-                yield from (f"metric {dataset}.{metric}{problem}" for problem in _problems_of_cell(metric, cell, samples))
+                yield from (
+                    f"metric {dataset}.{metric}{problem}" for problem in _problems_of_cell(metric, cell, samples)
+                )
 
     def _problems_of_schedule(self) -> Iterator[str]:
         """What is wrong with the schedule, and with the cells that say how much of it is computed.
@@ -256,9 +260,9 @@ def read(path: Path | str) -> Record:
     or contradicts itself (see `Record.validate`)."""
     path = Path(path)
     try:
-        data = read_json(path)
+        data = read_json(path, "a whole record")
     except DipgoError as error:
-        raise DipgoError(f"{error}; not a whole record: delete it and run it again") from error
+        raise DipgoError(f"{error}; delete it and run it again") from error
     if not isinstance(data, dict):
         raise DipgoError(f"{path}: not a record; delete it and run it again")
     kept = data.pop("schedule_digest", None)
