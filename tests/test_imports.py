@@ -15,7 +15,7 @@ PACKAGES = ("dipgo", "baselines", "benchmarks", "tables")
 BELOW = {
     "dipgo": (),
     "baselines": ("dipgo",),
-    "benchmarks/specs": ("dipgo.errors", "dipgo.schedulers"),
+    "benchmarks/specs": ("dipgo.errors", "dipgo.files", "dipgo.registry", "dipgo.schedulers"),
     "benchmarks/machine": ("benchmarks/specs", "dipgo"),
     "benchmarks/quality": ("benchmarks/specs", "benchmarks/machine", "dipgo"),
     "benchmarks/supply": ("benchmarks/quality", "benchmarks/machine", "benchmarks/specs", "baselines", "dipgo"),
@@ -39,7 +39,7 @@ BELOW = {
         "dipgo",
     ),
     "benchmarks.__main__": ("benchmarks", "dipgo"),
-    "tables": ("benchmarks/specs", "dipgo.errors"),
+    "tables": ("benchmarks/specs", "dipgo.errors", "dipgo.files", "dipgo.registry"),
 }
 """The rooms, from the ground up, and what a room may import: rooms as paths, single modules with dots."""
 GROUND = ("benchmarks.ROOT",)
@@ -127,7 +127,13 @@ def test_a_wrong_arrow_would_be_seen():
 @pytest.mark.parametrize(
     "statement",
     ["import tables.__main__", "import benchmarks.specs.record, benchmarks.specs.suite", "import dipgo.errors"]
-    + ["import dipgo.schedule", "import dipgo.execute.trace", "import dipgo.schedulers", "import benchmarks.__main__"],
+    + [
+        "import dipgo.schedule",
+        "import dipgo.execute.trace",
+        "import dipgo.schedulers",
+        "import dipgo.files, dipgo.registry",
+        "import benchmarks.__main__",
+    ],
 )
 def test_what_needs_no_tensors_loads_no_torch(statement):
     code = f"import sys; {statement}; sys.exit('torch' in sys.modules)"

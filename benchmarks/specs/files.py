@@ -1,24 +1,26 @@
-"""Reads and writes the small files that everything else consists of. No torch."""
+"""Tables of TOML and JSON files, and what is made of them. No torch."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
-import tempfile
 import tomllib
 from collections.abc import Mapping
 from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
-from dipgo.errors import DipgoError, unknown
+from dipgo.errors import DipgoError, first_line, unknown
+from dipgo.files import write_bytes, write_text
 
 T = TypeVar("T")
 
+__all__ = ["address", "construct", "merge", "read_toml", "write_bytes", "write_text"]
+
 
 def construct(cls: type[T], data: Mapping[str, Any], what: str) -> T:
-    """`cls(**data)` for a dataclass; a `DipgoError` names an unknown or missing field of `what`."""
+    """Return `cls(**data)` for a dataclass. Raises a `DipgoError` that begins with `what` for an unknown or a missing
+    field."""
     known = {f.name: f for f in fields(cls)}
     for name in data:
         if name not in known:
@@ -30,12 +32,12 @@ def construct(cls: type[T], data: Mapping[str, Any], what: str) -> T:
 
 
 def address(identity: Mapping[str, Any], folder: Path) -> Path:
-    """The file in a folder that belongs to what these plain JSON values identify."""
+    """Return the path of the file in a folder whose name is a digest of `identity`, which holds plain JSON values."""
     return folder / f"{hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]}.json"
 
 
 def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """`base` with `over` on top, table by table."""
+    """Return `base` with the values of `over` in place of its own, table by table."""
     merged = dict(base)
     for key, value in over.items():
         both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
@@ -53,38 +55,16 @@ def flat(fields: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def read_toml(path: Path | str) -> dict[str, Any]:
-    """The file's tables; a `DipgoError` names the file when it is absent or no TOML."""
+    """Return the tables of a TOML file. Raises a `DipgoError`, which names the file, where it is absent or no TOML."""
     try:
         return tomllib.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise DipgoError(f"{path}: no such file") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise DipgoError(f"{path}: {error}") from error
-
-
-def write_text(path: Path, text: str, *, sync: bool = True) -> None:
-    """`write_bytes` of a text in UTF-8."""
-    write_bytes(path, text.encode("utf-8"), sync=sync)
-
-
-def write_bytes(path: Path, content: bytes, *, sync: bool = True) -> None:
-    """Writes `path` whole or not at all; a `DipgoError` of one line when the disk refuses. `sync` outlasts a
-    power cut, and costs too much for many small files that can be made again."""
-    temporary = None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            if sync:
-                file.flush()
-                os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)  # mkstemp's files are private
-        os.replace(temporary, path)
-        temporary = None
     except OSError as error:
-        why = error.strerror or error
-        raise DipgoError(f"{path}: not written, nothing left behind: {why}") from error
-    finally:
-        if temporary is not None:
-            os.unlink(temporary)
+        raise DipgoError(f"{path}: {error.strerror or error}") from error
+    except UnicodeDecodeError as error:
+        raise DipgoError(f"{path}: no text in UTF-8 ({error.reason} at byte {error.start})") from None
+    except RecursionError:
+        raise DipgoError(f"{path}: it is nested too deeply") from None
+    except ValueError as error:  # a syntax error, or a number of thousands of digits
+        raise DipgoError(f"{path}: {first_line(error)}") from error

@@ -10,6 +10,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from benchmarks import ROOT
 from benchmarks.specs import record
 from benchmarks.specs.record import Record
 from benchmarks.specs.run import RunSpec
@@ -41,7 +42,7 @@ def make(spec: RunSpec = SPEC, **changes) -> Record:
 
 
 def test_written_record_is_read_back_with_samples_to_five_digits(tmp_path):
-    schedule = {"sites": ["down"], "calls": 2, "reuse": ["00", "80"]}
+    schedule = {"sites": ["down"], "calls": 2, "reuse": ["0", "1"]}
     path = record.write(make(schedule=schedule, absent={"fid": "why"}), tmp_path)
     again = record.read(path)
     assert path.name == f"plms-5-{SPEC.digest}.json" == again.file
@@ -122,7 +123,7 @@ def test_a_truncated_record_is_named(tmp_path):
         ("schema", 2, "schema 2, expected 1"),
         ("metrix", {}, "unknown field 'metrix'; did you mean metrics"),
         ("spec", {**SPEC.to_json(), "seed": 5}, "its spec hashes to"),
-        ("id", "plms-6", "give it that name"),
+        ("id", "plms-6", "its spec is of 'plms-5'"),
     ],
 )
 def test_a_tampered_record_is_named(tmp_path, key, value, words):
@@ -156,3 +157,146 @@ def test_two_records_of_one_id_are_ambiguous(tmp_path):
     stale.rename(tmp_path / stale.name)
     with pytest.raises(DipgoError, match="delete the stale one"):
         record.find(tmp_path, "plms-5")
+
+
+SCHEDULE = {"sites": ["down", "up"], "calls": 5, "reuse": ["00", "11", "00", "01", "11"]}
+MADE_OF = {"pruned_ratio": {"value": 0.5}, "computed_calls": {"value": 3}, "step_skip_share": {"value": 0.8}}
+
+
+def with_schedule(**cells) -> Record:
+    metrics = {"all": MADE_OF | {name: {"value": value} for name, value in cells.items()}}
+    return replace(make(schedule=SCHEDULE), metrics=metrics, samples={})
+
+
+def edited(path, **fields):
+    """The file with other fields, as somebody would write them by hand; names of nested fields are joined by __."""
+    data = json.loads(path.read_text())
+    for name, value in fields.items():
+        *tables, last = name.split("__")
+        place = data
+        for table in tables:
+            place = place[table]
+        place[last] = value
+    path.write_text(json.dumps(data))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"metrics__seen__psnr__value": 99.9}, "psnr is 99.9, but its samples' mean is 30.5"),
+        ({"metrics__seen__psnr__value": 30.51}, "psnr is 30.51, but its samples' mean is 30.5"),
+        ({"samples__seen__psnr": [30.0, 30.1]}, "psnr is 30.5, but its samples' mean is 30.05"),
+        ({"samples__seen__psnr": [30.123, None]}, "samples that are no list of finite numbers"),
+        ({"samples__seen__psnr": ["30.123", "30.877"]}, "samples that are no list of finite numbers"),
+        ({"samples__seen__psnr": []}, "samples that are no list of finite numbers"),
+        ({"metrics__seen__psnr__value": None}, "value is None; it must be a finite number"),
+        ({"metrics__seen__psnr__value": "30.5"}, "value is '30.5'; it must be a finite number"),
+        ({"metrics__seen__psnr__value": True}, "value is True; it must be a finite number"),
+        ({"metrics__seen__psnr__value": 10**400}, "it must be a finite number"),
+        ({"metrics__seen__psnr__n": 2.0}, "n is 2.0; it must be an integer"),
+        ({"metrics__seen__psnr__n": 0}, "n is 0; it must be an integer of at least 1"),
+        ({"metrics__all__macs_paper": {"value": 2.5, "low": 3.0, "high": 2.0}}, "between low = 3.0 and high = 2.0"),
+        ({"metrics__all__macs_paper": {"value": 2.5, "low": 2.6, "high": 2.7}}, "between low = 2.6 and high = 2.7"),
+        ({"metrics__all__macs_paper": {"value": 2.5, "low": None, "high": 3.0}}, "low is None"),
+        ({"metrics__all__macs_paper": [2.5]}, "has no value"),
+        ({"metrics__all": [2.5]}, "'all' is no table of metrics"),
+        ({"metrics": []}, "metrics is no table of names and values"),
+        ({"metrics__sean": {"psnr": {"value": 1.0}}}, "unknown prompt set 'sean'; did you mean seen"),
+        ({"metrics__all__pruned_ratio": {"value": 1.2}}, "a share lies between 0 and 1"),
+        ({"metrics__all__pruned_ratio": {"value": 0.2}}, "pruned_ratio is 0.2, but there is no schedule"),
+        ({"spec": []}, "spec is no table"),
+        ({"absent": {"fid": None}}, "absent.fid is None; say in words"),
+    ],
+)
+def test_a_record_that_contradicts_itself_is_refused_by_the_names_of_file_and_place(tmp_path, fields, words):
+    path = edited(record.write(make(), tmp_path), **fields)
+    with pytest.raises(DipgoError) as error:
+        record.read(path)
+    assert str(error.value).startswith(f"{path}: ") and words in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ('"value": 30.5', '"value": NaN', "NaN is no number of JSON"),
+        ('"value": 30.5', '"value": -Infinity', "-Infinity is no number of JSON"),
+        ('"value": 30.5', '"value": 1e999', "finite number"),
+        ('"value": 30.5', '"value": 30.5, "value": 31.5', "the key 'value' comes twice"),
+        ('"schema": 1', '"schema": 1, "schema": 1', "the key 'schema' comes twice"),
+        ('"value": 30.5', '"value": ' + "9" * 5000, "digits"),
+        ('"absent": {}', '"absent": ' + "[" * 100_000 + "]" * 100_000, "nested too deeply"),
+        ('"absent": {}', '"absent": {"fid": "\\ud800"}', "half a character"),
+    ],
+)
+def test_a_record_is_strict_json(tmp_path, old, new, words):
+    path = record.write(make(), tmp_path)
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new, 1))
+    with pytest.raises(DipgoError) as error:
+        record.read(path)
+    assert str(error.value).startswith(f"{path}: ") and words in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_record_in_another_encoding_is_named(tmp_path):
+    path = record.write(make(), tmp_path)
+    path.write_text(path.read_text(), encoding="utf-16")
+    with pytest.raises(DipgoError, match=f"{path}: not a whole record: no text in UTF-8"):
+        record.read(path)
+
+
+@pytest.mark.parametrize(
+    ("cells", "words"),
+    [
+        (
+            {"computed_calls": 1},
+            "computed_calls is 1, but the schedule computes 2 calls in full and 3 at least",
+        ),
+        ({"computed_calls": 4}, "computed_calls is 4, but"),
+        ({"pruned_ratio": 0.39}, "pruned_ratio is 0.39, but the schedule saves 0.4 to 0.6"),
+        ({"pruned_ratio": 0.61}, "pruned_ratio is 0.61, but the schedule saves 0.4 to 0.6"),
+        ({"pruned_ratio": 0.0}, "pruned_ratio is 0.0, but"),
+    ],
+)
+def test_cells_that_the_schedule_contradicts_are_refused(tmp_path, cells, words):
+    record.write(with_schedule(), tmp_path)
+    with pytest.raises(DipgoError, match=words):
+        record.write(with_schedule(**cells), tmp_path, replace=True)
+
+
+@pytest.mark.parametrize(
+    ("rows", "words"),
+    [
+        (["00", "11", "00", "10", "11"], "its schedule is not the one that was measured"),
+        (["00", "11", "01", "01", "11"], "its schedule is not the one that was measured"),
+        (["00", "00", "00", "00", "11"], "pruned_ratio is 0.5|computed_calls is 3"),
+        (["00", "11", "00", "01"], "calls is 5, but there are 4 rows"),
+        (["00", "11", "00", "01", "1"], "a row is '1'; each has 2 digits"),
+        (["00", "11", "00", "01", [1, 1]], r"a row is \[1, 1\]; each has 2 digits"),
+        (["10", "11", "00", "01", "11"], "its first row reuses"),
+        (None, "it needs lists of sites and of rows"),
+    ],
+)
+def test_a_changed_row_of_the_schedule_is_seen(tmp_path, rows, words):
+    path = record.write(with_schedule(), tmp_path)
+    assert record.read(path).schedule == SCHEDULE
+    with pytest.raises(DipgoError, match=words):
+        record.read(edited(path, schedule__reuse=rows))
+
+
+def test_changed_coefficients_and_sites_are_seen(tmp_path):
+    made = replace(with_schedule(), schedule={**SCHEDULE, "coefficients": [[[1.0, 0.5]] * 2] * 5})
+    for changes in ({"schedule__coefficients": [[[1.0, 0.4]] * 2] * 5}, {"schedule__sites": ["up", "down"]}):
+        path = record.write(made, tmp_path, replace=True)
+        assert record.read(path).schedule == made.schedule
+        with pytest.raises(DipgoError, match="its schedule is not the one that was measured"):
+            record.read(edited(path, **changes))
+
+
+def test_every_published_record_reads_and_knows_its_schedule():
+    paths = sorted((ROOT / "tables" / "records").rglob("*.json"))
+    assert len(paths) > 200
+    for path in paths:
+        found = record.read(path)
+        assert json.loads(path.read_text("utf-8")).get("schedule_digest") == found.schedule_digest, path.name
