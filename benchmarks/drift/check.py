@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -17,6 +17,8 @@ from dipgo.errors import DipgoError
 
 PIXELS = "pixels"
 """The name of the first change of a case: the root mean square difference of its pictures, in grey levels of 255."""
+STORED = ", stored"
+"""The ending of a case's name where its stored pictures are scored, and none are drawn."""
 RESAMPLES = 2000
 EXACT = 1e-9
 """The relative difference of a fact that is only the order of a sum."""
@@ -54,28 +56,18 @@ class Finding:
         )
 
 
-def check(
-    baseline: Baseline, names: Collection[str] = tuple(CASES), progress: Callable[[str], object] = lambda name: None
-) -> list[Finding]:
-    """Draw and score the cases in `names` again and compare them with the baseline and its limits.
-
-    `progress` is called with the name of each case before it begins.
-    """
+def check(baseline: Baseline, names: Collection[str] = tuple(CASES)) -> list[Finding]:
+    """Draw and score the cases in `names` again and compare them with the baseline and its limits."""
     for name in names:
         if name not in baseline.outcomes:
             raise DipgoError(f"the drift baseline has no case {name!r}; renew it with --update --reason TEXT")
     return [
         replace(finding, limit=baseline.limits[finding.case].get(finding.metric, 0.0))
-        for finding in changes(baseline, names, progress=progress)
+        for finding in changes(baseline, names)
     ]
 
 
-def changes(
-    baseline: Baseline,
-    names: Collection[str] = tuple(CASES),
-    batch: int = BATCH,
-    progress: Callable[[str], object] = lambda name: None,
-) -> Iterator[Finding]:
+def changes(baseline: Baseline, names: Collection[str] = tuple(CASES), batch: int = BATCH) -> Iterator[Finding]:
     """What has changed by how much, without limits, case by case.
 
     The stored pictures of a case are scored as well, so that a change of the scores alone is told from one of the
@@ -85,12 +77,11 @@ def changes(
         stored, drawn = Path(temporary) / "stored", Path(temporary) / "drawn"
         baseline.unpack(stored)
         for name in names:
-            progress(name)
             case, old, schedule = CASES[name], baseline.outcomes[name], baseline.schedules.get(name)
             reference = stored / case.reference
             new = outcome(case, schedule, drawn / name, reference if case.reference != name else drawn / name, batch)
             yield from compare(name, new, old)
-            yield from compare(f"{name}, stored", outcome(case, schedule, stored / name, reference, batch), old)
+            yield from compare(name + STORED, outcome(case, schedule, stored / name, reference, batch), old)
 
 
 def compare(name: str, new: Outcome, old: Outcome) -> Iterator[Finding]:

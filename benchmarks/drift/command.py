@@ -5,7 +5,10 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import replace
+from itertools import groupby
+from multiprocessing import get_context
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -17,6 +20,8 @@ from benchmarks.drift.cases import CASES
 from benchmarks.drift.records import Agreement, agreements
 from benchmarks.specs import record
 from dipgo.errors import DipgoError
+
+WORKERS = 2
 
 
 def main(options: argparse.Namespace) -> int:
@@ -33,12 +38,31 @@ def main(options: argparse.Namespace) -> int:
     if options.records is not None:
         return report(agreements(*map(record.read, options.records)))
     os.environ["CUDA_VISIBLE_DEVICES"] = ""  # the baseline and its limits are of processors
-    torch.set_num_threads(1)  # more threads gain such small models nothing, and wait for each other when busy
     if options.update:
+        torch.set_num_threads(1)
         update(options.reason)
         return 0
-    with tqdm(total=len(CASES), desc="drift", unit="case") as bar:
-        return report(check.check(baseline.load(), progress=lambda name: (bar.set_postfix_str(name), bar.update())))
+    return report(_side_by_side())
+
+
+def _side_by_side() -> list[check.Finding]:
+    """Check the cases of each model in turn, two models at a time, each in a process of its own."""
+    baseline.load()  # bad input is named once, and before anything is drawn
+    models = [list(group) for _, group in groupby(CASES, key=lambda name: CASES[name].spec.model)]
+    workers, spawned = min(WORKERS, os.cpu_count() or 1), get_context("spawn")
+    findings = []
+    with ProcessPoolExecutor(workers, spawned) as pool, tqdm(total=len(CASES), desc="drift", unit="case") as bar:
+        running = {pool.submit(_check, names): names for names in models}
+        for done in as_completed(running):
+            findings += done.result()
+            bar.update(len(running[done]))
+    order = list(CASES)
+    return sorted(findings, key=lambda finding: order.index(finding.case.removesuffix(check.STORED)))
+
+
+def _check(names: Sequence[str]) -> list[check.Finding]:
+    torch.set_num_threads(1)  # more threads gain such small models nothing, and wait for each other when busy
+    return check.check(baseline.load(), names)
 
 
 def update(reason: str, folder: Path = baseline.FOLDER, records: Path = baseline.RECORDS) -> None:

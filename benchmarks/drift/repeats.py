@@ -56,7 +56,7 @@ def limits(folder: Path, settings: dict[str, tuple[tuple[int, int], ...]] = SETT
             row[finding.metric] = max(row.get(finding.metric, 0.0), finding.size)
     found = {}
     for case, row in largest.items():
-        old = stored.outcomes[case.removesuffix(", stored")]
+        old = stored.outcomes[case.removesuffix(check.STORED)]
         least = LEAST | {name: LEAST_SHARE * abs(value) for name, value in old.distances.items()}
         pictures_move = case in stored.outcomes
         found[case] = {

@@ -372,12 +372,12 @@ def options(**given):
 def test_the_command_fails_naming_case_metric_size_and_interval(monkeypatch, capsys):
     findings = [Finding("ours+", PIXELS, 0.1, 0.1, 0.1, 0.2), Finding("ours+", "psnr", 3.0, 2.5, 3.5, 0.1)]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # which the command sets
-    monkeypatch.setattr(check, "check", lambda *arguments, **named: findings)
+    monkeypatch.setattr(command, "_side_by_side", lambda: findings)
     assert command.main(options()) == 1
     lines = capsys.readouterr().out.splitlines()
     assert lines[-1] == "1 of 2 have drifted" and len(lines) == 2
     assert "ours+" in lines[0] and "psnr" in lines[0] and "+3 [+2.5, +3.5]" in lines[0] and lines[0].endswith("DRIFT")
-    monkeypatch.setattr(check, "check", lambda *arguments, **named: findings[:1])
+    monkeypatch.setattr(command, "_side_by_side", lambda: findings[:1])
     assert command.main(options()) == 0
 
 
