@@ -7,20 +7,20 @@ from collections.abc import Collection
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import NoReturn
 
 import numpy as np
 
 from baselines import Plan, method
 from benchmarks import ROOT
 from benchmarks.models.generate import image_paths
+from benchmarks.prepare.studio import RunStudio
 from benchmarks.quality import features
 from benchmarks.runs import tasks
 from benchmarks.runs.tasks import Task
 from benchmarks.specs.run import PROFILES, RunSpec
 from benchmarks.specs.suite import load_suite
 from benchmarks.supply.profiles import source
-from dipgo import DipgoError, Schedule
+from dipgo import Schedule
 
 SUITE = ROOT / "benchmarks" / "suites" / "table1.toml"
 RUNS = {"dense": "plms-50", "deepcache": "deepcache-5", "ours": "ours-0.80"}
@@ -59,9 +59,9 @@ def revision() -> str:
 def task(name: str, schedule: Schedule, folder: Path, against: Path, count: int = COUNT, batch: int = BATCH) -> Task:
     """A run of the set. Its pictures go to `folder`; `against` holds the baseline's of the same run."""
     spec = replace(specs()[RUNS[name]], limit=count, prompts=(PROMPTS,), metrics=METRICS)
-    context = tasks.context_of(spec, folder, _no_other_run)
+    context = RunStudio(spec, folder).context()
     learned = name == LEARNED
-    plan = Plan(context.sampler, schedule, context.costs) if learned else method(spec.method)(context)
+    plan = Plan(context.sampler, schedule, context.costs) if learned else method(spec.method).plan(context)
     return Task(spec, plan, PROMPTS, folder, against, batch)
 
 
@@ -90,7 +90,3 @@ def _read(done: Task) -> Scores:
         cells[KID]["value"],
         samples.get("psnr"),
     )
-
-
-def _no_other_run(name: str) -> NoReturn:
-    raise DipgoError(f"the paired set has no run {name!r}")
