@@ -7,6 +7,7 @@ connections. `small` also loses the mid block, `tiny` the innermost stage as wel
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 from diffusers import UNet2DConditionModel
@@ -16,6 +17,7 @@ from baselines.plan import Plan, PlanContext
 from dipgo.errors import DipgoError, unknown
 
 VARIANTS = ("base", "small", "tiny")
+EXAMPLES = tuple({"variant": variant} for variant in VARIANTS)
 
 
 def variant_of(denoiser: nn.Module) -> str:
@@ -88,9 +90,17 @@ def build(unet: UNet2DConditionModel, variant: str) -> UNet2DConditionModel:
     return removed.to(unet.dtype)
 
 
-def plan(context: PlanContext) -> Plan:
-    """Dense sampling; the run's model must be a checkpoint of the parameter ``variant``."""
-    asked, found = context.param("variant"), variant_of(context.denoiser)
+@dataclass(frozen=True)
+class Params:
+    """The parameters of `plan`."""
+
+    variant: str
+    """The variant of which the run's model must be a checkpoint."""
+
+
+def plan(context: PlanContext, params: Params) -> Plan:
+    """Sample densely; the run's model must be a checkpoint of the variant that the run asks for."""
+    asked, found = params.variant, variant_of(context.denoiser)
     if asked not in VARIANTS:
         raise unknown("BK-SDM variant", asked, VARIANTS)
     if asked != found:

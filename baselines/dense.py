@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from baselines.plan import Plan, PlanContext
 
+EXAMPLES = ({},)
 
-def plan(context: PlanContext) -> Plan:
-    """Everything is computed."""
+
+@dataclass(frozen=True)
+class Params:
+    """This method has no parameters."""
+
+
+def plan(context: PlanContext, params: Params) -> Plan:
+    """Compute everything."""
     return context.dense()

@@ -5,59 +5,73 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import numpy as np
 from deap import base, tools
 from deap.algorithms import varAnd
 
 from baselines.plan import Plan, PlanContext
-from baselines.search import Search, begin, end
+from baselines.preparation import Preparation
+from baselines.search import RatioParams, Search, Settings, ratio_search
 
-SETTINGS = {
-    "evaluations": 1000,
-    "population": 50,
-    "tournament": 3,
-    "crossover": 0.9,  # share of pairs that are crossed, at two points
-    "flips": 2.0,  # bits of a child that mutation flips on average
-    "seed": 0,
-}
+Params = RatioParams
+EXAMPLES = ({"ratio": 0.5, "search": {"evaluations": 4, "population": 2}, "fitness": {"images": 1}},)
+
+
+@dataclass(frozen=True)
+class Breeding(Settings):
+    """The settings of a genetic search."""
+
+    tournament: int = 3
+    """How many members a parent is the best of."""
+    crossover: float = 0.9
+    """The share of pairs that are crossed, at two points."""
+    flips: float = 2.0
+    """The number of bits of a child that mutation flips on average."""
 
 
 class Loss(base.Fitness):
+    """DEAP's fitness of one loss, which is minimised."""
+
     weights = (-1.0,)
 
 
 class Individual(list):
-    """The bits of a schedule; `fitness` is what DEAP's operators read and void."""
+    """The bits of a schedule; `fitness` is what DEAP's operators read and clear."""
 
     def __init__(self, bits: np.ndarray) -> None:
         super().__init__(bits.tolist())
         self.fitness = Loss()
 
 
-def plan(context: PlanContext) -> Plan:
-    """Parameters: `ratio` of the MACs to prune; `fitness`; `search`, whose settings and defaults are `SETTINGS`.
+def prepares(params: Params) -> tuple[Preparation, ...]:
+    """Schedules are bred: parents are drawn by tournament; children are crossed at two points, mutated by bit flips and
+    repaired to the ratio; the best of parents and children survive."""
+    return (ratio_search("genetic_search", Breeding, params, _run),)
 
-    Parents are drawn by tournament, children are crossed at two points, mutated by bit flips and repaired to the
-    ratio; of parents and children the best survive.
-    """
-    search, settings = begin(context, SETTINGS)
-    rng, size = np.random.default_rng(settings["seed"]), settings["population"]
+
+def plan(context: PlanContext, params: Params) -> Plan:
+    """Follow the best schedule of the search."""
+    return prepares(params)[0].make(context)
+
+
+def _run(search: Search, settings: Breeding) -> None:
+    rng, size = np.random.default_rng(settings.seed), settings.population
     breeding = base.Toolbox()
     breeding.register("clone", lambda parent: Individual(np.array(parent)))
     breeding.register("mate", tools.cxTwoPoint)
-    breeding.register("mutate", tools.mutFlipBit, indpb=settings["flips"] / search.space.size)
-    with _seeded(settings["seed"]):
+    breeding.register("mutate", tools.mutFlipBit, indpb=settings.flips / search.space.size)
+    with _seeded(settings.seed):
         population = [Individual(search.space.random(rng)) for _ in range(min(size, search.left))]
         _evaluate(search, population)
         while search.left:
-            parents = tools.selTournament(population, min(size, search.left), settings["tournament"])
-            children = varAnd(parents, breeding, settings["crossover"], 1.0)
+            parents = tools.selTournament(population, min(size, search.left), settings.tournament)
+            children = varAnd(parents, breeding, settings.crossover, 1.0)
             for child in children:
                 child[:] = search.space.repair(np.array(child), rng).tolist()
             _evaluate(search, children)
             population = tools.selBest(population + children, size)
-    return end(context, search)
 
 
 def _evaluate(search: Search, individuals: list[Individual]) -> None:
@@ -68,7 +82,7 @@ def _evaluate(search: Search, individuals: list[Individual]) -> None:
 
 @contextmanager
 def _seeded(seed: int) -> Iterator[None]:
-    """DEAP draws from Python's own generator: seeded here, and left as it was."""
+    """Seed Python's own generator, from which DEAP draws, and leave it as it was."""
     state = random.getstate()
     random.seed(seed)
     try:

@@ -2,23 +2,117 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import Any
 
 import numpy as np
 
 from baselines.plan import Plan, PlanContext
+from baselines.preparation import Estimate, Lesson, Preparation, State, Step
+from dipgo import LearnConfig, Schedule, learn_forecast, picture_seeds
 from dipgo.errors import DipgoError
 
+NOISE_SEED = 1_000_003  # apart from the seeds of any scored picture
+BATCHES = 2  # as many pictures run together, unseen, as this many batches hold
+EXAMPLES = ({"calls": 3, "learn": {"rounds": 1, "pictures": 2}},)
 
-def plan(context: PlanContext) -> Plan:
-    """Parameters: `calls` to compute, and `learn`, the settings of `dipgo.LearnConfig` and of what it learns from."""
-    start = context.skipping(reaching(context.param("calls"), context.sampler.calls))
-    return replace(start, schedule=context.learn(start, context.params.get("learn", {})))
+
+@dataclass(frozen=True)
+class Learning(LearnConfig):
+    """`dipgo.LearnConfig`, and which pictures to learn from."""
+
+    pictures: int = 16
+    """How many pictures to learn from."""
+    prompts: str = "train"
+    """The prompt set whose captions they have."""
+    seed: int = 0
+    """Decides which captions of the set are drawn, and the pictures' noise."""
+
+    @property
+    def config(self) -> LearnConfig:
+        """The part that `learn_forecast` takes."""
+        return LearnConfig(**{each.name: getattr(self, each.name) for each in fields(LearnConfig)})
+
+
+@dataclass(frozen=True)
+class ForecastLearning(Lesson):
+    """A forecast fitted to dense runs, from the gates of a starting plan on."""
+
+    settings: Learning
+    start: Callable[[PlanContext], Plan]
+    """Gives the plan whose gates the learning starts from."""
+    started_by: Mapping[str, Any]
+    """The parameters that decide the starting plan."""
+    needs: Mapping[str, Preparation] = field(default_factory=dict)
+
+    folder, title = "forecasts", "forecast"
+
+    def identity(self) -> dict[str, Any]:
+        return {**self.started_by, **asdict(self.settings)}
+
+    def macs(self, run: Estimate) -> float:
+        tried = self.settings.tried(round(run.share * run.calls), run.branches)
+        return self.settings.pictures * run.macs * (1 + tried * run.share)
+
+    @property
+    def total(self) -> int:
+        return self.settings.rounds + 1
+
+    def steps(self, context: PlanContext, state: State | None) -> Iterator[Step]:
+        settings, studio = self.settings, context.studio
+        captions = studio.captions(settings.prompts)
+        if not 1 <= settings.pictures <= len(captions):
+            raise DipgoError(
+                f"learn.pictures is {settings.pictures}; it must lie between 1 and the {len(captions)} prompts"
+            )
+        order = np.random.default_rng(settings.seed).permutation(len(captions))
+        seeds = picture_seeds(NOISE_SEED + settings.seed, range(settings.pictures))
+        pictures = studio.pictures([captions[i] for i in order[: settings.pictures]], seeds)
+        plan, losses = self.start(context), []
+        config = settings.config
+        if config.together == LearnConfig.together:
+            config = replace(config, together=BATCHES * studio.at_once)
+        graph, scale = plan.costs.graph, studio.guidance
+        for learned in learn_forecast(config, context.denoiser, graph, plan.schedule, plan.sampler, pictures, scale):
+            losses.append(learned.loss)
+            schedule = learned.schedule
+            yield Step(
+                {"loss": learned.loss}, State, lambda s=schedule: {"schedule": s.to_dict(), "losses": list(losses)}
+            )
+
+    def read(self, result: Mapping[str, Any]) -> Schedule:
+        return Schedule.from_dict(result["schedule"])
+
+
+@dataclass(frozen=True)
+class Params:
+    """The parameters of `plan`."""
+
+    calls: int
+    """How many calls are computed."""
+    learn: Learning = Learning()
+    """The settings of the learning."""
+
+
+def prepares(params: Params) -> tuple[Preparation, ...]:
+    """The forecast is learned."""
+    return (ForecastLearning(params.learn, lambda context: _start(context, params.calls), {"calls": params.calls}),)
+
+
+def plan(context: PlanContext, params: Params) -> Plan:
+    """Compute the learned calls, and combine their outputs into the others by the learned coefficients."""
+    (forecast,) = prepares(params)
+    return replace(_start(context, params.calls), schedule=forecast.make(context))
+
+
+def _start(context: PlanContext, calls: int) -> Plan:
+    return context.skipping(reaching(calls, context.sampler.calls))
 
 
 def reaching(calls: int, total: int) -> list[int]:
-    """So many of all calls, evenly from the first one on, but for the last gap, which is half as long: nothing mends
-    what goes wrong in it."""
+    """Return `calls` of all calls, evenly spread from the first one on; only the last gap is half as long, because
+    nothing mends what goes wrong in it."""
     if not 1 <= calls <= total:
         raise DipgoError(f"calls={calls}; it must lie between 1 and {total}")
     last = min(total - 1, total - total / (2 * calls))

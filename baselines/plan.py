@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
-import numpy as np
-from torch import nn
+from torch import Tensor, nn
 
-from dipgo import BlockGraph, CostModel, Forecast, Sampler, Schedule, family_of, ruled
+from dipgo import BlockGraph, CostModel, Forecast, Pictures, Sampler, Schedule, family_of, ruled
 from dipgo.errors import DipgoError
 from dipgo.families import Unit
 
@@ -34,65 +34,98 @@ class Plan:
 class Fitness(Protocol):
     """The consistency loss of schedules on a set of calibration pictures, one value a schedule; lower is better.
 
-    A schedule is evaluated once, whoever asks how often. `evaluations` counts the schedules asked for so far.
+    A schedule is evaluated once, however often it is asked for.
     """
 
     evaluations: int
+    """The number of schedules asked for so far."""
 
     def __call__(self, schedules: Sequence[Schedule]) -> list[float]: ...
 
 
-def _nothing_to_learn_from(plan: Plan, settings: Mapping[str, Any]) -> Schedule:
-    raise DipgoError("this method learns from pictures, and there are none here")
+class NeedsPictures(DipgoError):
+    """A method cannot plan before it has seen pictures, and there are none here."""
+
+
+class Studio:
+    """What a method may ask the harness for beyond the denoiser: pictures to learn from, and results that are kept.
+
+    This one has no pictures and raises `NeedsPictures`; it serves methods that plan by themselves.
+    """
+
+    guidance: float = 1.0
+    """The guidance scale as the sampling loop takes it: above 1 there are two branches."""
+    at_once: int = 1
+    """How many pictures fit in one batch."""
+
+    def _refuse(self) -> NeedsPictures:
+        return NeedsPictures("this method needs pictures or another run, and there are none here; measure it by a run")
+
+    def plan_of(self, run: str) -> Plan:
+        """Return the plan of another run of the suite, by its id."""
+        raise self._refuse()
+
+    def taught(self, lesson: Any, context: PlanContext) -> Mapping[str, Any]:
+        """Return the result of a `preparation.Lesson`, kept from before or learned now."""
+        raise self._refuse()
+
+    def fitness(self, search: Any) -> AbstractContextManager[Fitness]:
+        """Return a context that gives the fitness that a `search.ScheduleSearch` minimises. Leaving it without an error
+        marks the search as finished."""
+        raise self._refuse()
+
+    def captions(self, prompts: str) -> list[str]:
+        """Return the captions of a prompt set."""
+        raise self._refuse()
+
+    def pictures(self, captions: Sequence[str], seeds: Sequence[int]) -> Pictures:
+        """Return noise and conditioning of one picture for each caption and seed."""
+        raise self._refuse()
+
+    def images(self, captions: Sequence[str], seeds: Sequence[int]) -> Tensor:
+        """Return the dense run's images [n, 3, h, w] of these captions and seeds, white at 1 and black at 0."""
+        raise self._refuse()
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Return the images [n, 3, h, w] of latents, differentiably."""
+        raise self._refuse()
 
 
 @dataclass(frozen=True)
 class PlanContext:
-    """A denoiser with its block graph and costs, the run's own sampler, and the method's parameters.
-
-    `train` gives the scores [calls, sites] of a pruner trained with the given settings for the sites of
-    `settings["unit"]`; equal settings are trained once. `plan_of` gives the plan of another run of the suite,
-    for methods that start from one. `fitness` is what searches minimise, by the run's `params["fitness"]`. `learn` fits
-    a forecast to dense runs, from a plan's schedule on, with the given settings; equal settings are learned once.
-    """
+    """What a method plans for."""
 
     denoiser: nn.Module
     costs: CostModel
+    """Block graph and MACs, at first of the family's own blocks."""
     sampler: Sampler
-    params: Mapping[str, Any]
-    train: Callable[[Mapping[str, Any]], np.ndarray]
-    plan_of: Callable[[str], Plan]
-    fitness: Fitness
-    learn: Callable[[Plan, Mapping[str, Any]], Schedule] = _nothing_to_learn_from
+    """The run's own sampler."""
+    params: Mapping[str, Any] = field(default_factory=dict)
+    """The run's parameters of the method, as its suite gives them."""
+    studio: Studio = field(default_factory=Studio)
 
     @property
     def graph(self) -> BlockGraph:
-        """The graph of the family's own blocks."""
+        """The graph of the sites that `costs` counts."""
         return self.costs.graph
 
-    def param(self, name: str) -> Any:
-        """A required parameter of the method, or one clear line."""
-        if name not in self.params:
-            raise DipgoError(f"the method needs the parameter {name!r}; set it in the run's params")
-        return self.params[name]
-
     def dense(self) -> Plan:
-        """Everything is computed."""
+        """Return the plan that computes everything."""
         return Plan(self.sampler, Schedule.dense(self.graph.sites, self.sampler.calls), self.costs)
 
     def skipping(self, computed: Sequence[int], order: int = 0) -> Plan:
-        """Whole calls are skipped but for those in `computed`; of the last predictions a polynomial of that order is
-        continued, so that 0 holds the last one."""
+        """Return the plan that runs the denoiser only in the calls in `computed`. Elsewhere its output is extrapolated
+        by a polynomial of degree `order`; 0 repeats the last output."""
         context = self.at_unit("call")
         schedule = Schedule.skip_calls(context.graph.sites, self.sampler.calls, computed)
         rule = Forecast(self.sampler.noise_ratios, order)
         return Plan(self.sampler, ruled(rule, context.graph, schedule), context.costs)
 
     def at_sites(self, sites: Sequence[str]) -> PlanContext:
-        """The same context over other sites."""
+        """Return the same context over other sites."""
         return replace(self, costs=family_of(self.denoiser).costs(self.denoiser, sites))
 
     def at_unit(self, unit: Unit) -> PlanContext:
-        """The same context over the family's own sites of a unit."""
+        """Return the same context over the sites that the denoiser's family has of a unit."""
         sites = family_of(self.denoiser).sites(self.denoiser, unit)
         return self if sites == self.graph.sites else self.at_sites(sites)

@@ -1,17 +1,19 @@
-"""What random and genetic search share: bit strings of calls x sites, repaired to a ratio, within a budget."""
+"""What searches share: the preparation that they are, a budget, and bit strings that are repaired to a ratio."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
 
+from baselines.params import read
 from baselines.plan import Fitness, Plan, PlanContext
+from baselines.preparation import Estimate, Preparation
 from dipgo import CostModel, Schedule, UnreachableRatio
-from dipgo.errors import DipgoError, unknown
+from dipgo.errors import DipgoError
 from dipgo.pruner.select import TOLERANCE
 
 ATTEMPTS = 20  # at a repair before a ratio counts as unreachable
@@ -20,15 +22,92 @@ PATIENCE = 20  # rounds without a new schedule before a search ends below its bu
 
 
 @dataclass(frozen=True)
-class SearchSpace:
-    """Schedules at a pruned ratio (paper's convention, within Algorithm 1's tolerance) as bit strings.
+class FitnessConfig:
+    """What a search minimises: a consistency loss of Eq. 3 between a schedule's calibration pictures and the dense
+    run's."""
 
-    A bit string is bool [(calls - 1) x sites], true where a block is reused; the first call has no bits.
+    prompts: str = "train"
+    """The prompt set whose captions the pictures have."""
+    images: int = 8
+    """How many pictures are compared."""
+    loss: str = "ssim"
+    """The loss, by its name in `dipgo.pruner.losses`."""
+    seed: int = 0
+    """Decides which captions are drawn, and the pictures' noise."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The settings that every search has."""
+
+    evaluations: int = 1000
+    """How many different schedules are evaluated at most."""
+    population: int = 50
+    """How many are proposed at a time."""
+    seed: int = 0
+    """Decides every draw."""
+
+    def __post_init__(self) -> None:
+        for name in ("evaluations", "population"):
+            if getattr(self, name) < 1:
+                raise DipgoError(f"search.{name} is {getattr(self, name)}; it must be at least 1")
+
+
+@dataclass(frozen=True)
+class ScheduleSearch(Preparation):
+    """A search for the schedule of the least fitness. Its evaluations are kept, so that a search that was killed finds
+    them again and goes on where it stopped."""
+
+    method: str
+    """The method's name, which is a part of the identity."""
+    given: Mapping[str, Any]
+    """The settings as the run gives them, without the defaults."""
+    settings: Settings
+    fitness: FitnessConfig
+    run: Callable[[PlanContext, Fitness], Plan]
+    """Searches, and returns the plan of the best schedule."""
+    asked: Mapping[str, Any]
+    """What the run asks of the schedule: its ratio or its calls."""
+
+    folder, title, together = "searches", "search", True
+
+    def identity(self) -> dict[str, Any]:
+        search = {"method": self.method, "ratio": None, "search": dict(self.given)}
+        return {"fitness": asdict(self.fitness), **search, **self.asked}
+
+    def macs(self, run: Estimate) -> float:
+        """Every schedule that may be evaluated is charged in full, although what schedules have in common runs once."""
+        return self.fitness.images * run.macs * (1 + self.settings.evaluations * run.share)
+
+    def make(self, context: PlanContext) -> Plan:
+        with context.studio.fitness(self) as fitness:
+            return self.run(context, fitness)
+
+    def cells(self, kept: Mapping[str, Any]) -> dict[str, float]:
+        count, seconds = len(kept["losses"]), kept["seconds"]
+        return {"search_seconds": seconds, "evaluations": count, "evaluations_per_second": count / seconds}
+
+    def trace(self, kept: Mapping[str, Any]) -> list[tuple[int, float]]:
+        best: list[tuple[int, float]] = []
+        for number, loss in enumerate(kept["losses"].values(), 1):
+            if not best or loss < best[-1][1]:
+                best.append((number, loss))
+        return best
+
+
+@dataclass(frozen=True)
+class SearchSpace:
+    """The schedules at a pruned ratio (in the paper's convention, within Algorithm 1's tolerance) as bit strings.
+
+    A bit string is bool [(calls - 1) x sites], true where a block is reused. The first call has no bits, because it is
+    always computed.
     """
 
     costs: CostModel
     calls: int
+    """Denoiser calls of a picture."""
     ratio: float
+    """The share of the MACs to prune."""
 
     def __post_init__(self) -> None:
         if not 0 < self.ratio < 1:
@@ -38,24 +117,24 @@ class SearchSpace:
 
     @property
     def size(self) -> int:
-        """Bits of a schedule."""
+        """The number of bits of a schedule."""
         return (self.calls - 1) * len(self.costs.graph.sites)
 
     def random(self, rng: np.random.Generator) -> np.ndarray:
-        """Fair coins, repaired."""
+        """Return random bits, repaired to the ratio."""
         return self.repair(rng.random(self.size) < 0.5, rng)
 
     def schedule(self, bits: np.ndarray) -> Schedule:
-        """The schedule of a bit string, with all that is not computed marked as reused, so that two bit strings that
-        compute the same have one digest."""
+        """Return the schedule of a bit string. Everything that it does not compute is marked as reused, so that two bit
+        strings that compute the same have one digest."""
         computed = self.costs.graph.execute(self._raw(bits)).computed
         computed[0] = True
         return Schedule(self.costs.graph.sites, ~computed)
 
     def repair(self, bits: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """The bits with random ones flipped until the pruned ratio is within the tolerance.
+        """Return the bits with random ones flipped until the pruned ratio is within the tolerance.
 
-        Raises `UnreachableRatio` when no attempt got there.
+        Raises `UnreachableRatio` when no attempt gets there.
         """
         nearest = math.inf
         for attempt in range(ATTEMPTS):
@@ -94,17 +173,20 @@ class SearchSpace:
 class Space(Protocol):
     """What candidates stand for."""
 
-    def schedule(self, candidate: np.ndarray) -> Schedule: ...
+    def schedule(self, candidate: np.ndarray) -> Schedule:
+        """Return the schedule of a candidate."""
 
 
 @dataclass
 class Search:
-    """A search under way: asks for the fitness of candidates, within a budget, and remembers the best."""
+    """A search under way: it asks for the fitness of candidates, within a budget, and remembers the best."""
 
     space: Space
     fitness: Fitness
     budget: int
+    """How many different schedules may be evaluated."""
     best: tuple[float, np.ndarray] = field(default=(math.inf, np.empty(0)))
+    """The least loss and its candidate."""
     idle: int = 0
     """Rounds since the last new schedule."""
 
@@ -114,35 +196,43 @@ class Search:
         return 0 if self.idle >= PATIENCE else self.budget - self.fitness.evaluations
 
     def evaluate(self, population: Sequence[np.ndarray]) -> list[float]:
-        """The losses of one round's candidates."""
+        """Return the losses of one round's candidates."""
         before = self.fitness.evaluations
         losses = self.fitness([self.space.schedule(bits) for bits in population])
         self.idle = self.idle + 1 if self.fitness.evaluations == before else 0
         for loss, bits in zip(losses, population, strict=True):
-            self.best = min(self.best, (loss, bits), key=lambda found: found[0])
+            self.best = min(self.best, (loss, bits), key=lambda candidate: candidate[0])
         return losses
 
 
-def begin(context: PlanContext, known: Mapping[str, Any]) -> tuple[Search, dict[str, Any]]:
-    """The search that a run's `ratio` and `search` ask for, and its settings: `known` with those of `search` on top."""
-    settings = settings_of(context, known)
-    space = SearchSpace(context.costs, context.sampler.calls, context.param("ratio"))
-    return Search(space, context.fitness, settings["evaluations"]), settings
+@dataclass(frozen=True)
+class RatioParams:
+    """The parameters of a search for schedules at a ratio."""
+
+    ratio: float
+    """The share of the MACs to prune."""
+    search: Mapping = field(default_factory=dict)
+    """The search's settings, by the names in its `Settings`."""
+    fitness: FitnessConfig = field(default_factory=FitnessConfig)
+    """What the search minimises."""
 
 
-def settings_of(context: PlanContext, known: Mapping[str, Any]) -> dict[str, Any]:
-    """`known` settings of a search with those of a run's `search` on top."""
-    given = context.params.get("search", {})
-    for name in given:
-        if name not in known:
-            raise unknown("search setting", name, known)
-    settings = {**known, **given}
-    for name in ("evaluations", "population"):
-        if settings[name] < 1:
-            raise DipgoError(f"search.{name} is {settings[name]}; it must be at least 1")
-    return settings
+def ratio_search(
+    method: str, kind: type[Settings], params: RatioParams, run: Callable[[Search, Any], None]
+) -> ScheduleSearch:
+    """Return the search of a method for schedules at a ratio.
 
+    method: the method's name.
+    kind: the dataclass of its settings.
+    params: the run's parameters.
+    run: evaluates candidates of a `Search` over a `SearchSpace` by these settings until none are left.
+    """
+    settings = read(kind, params.search, f"{method}.search")
 
-def end(context: PlanContext, search: Search) -> Plan:
-    """The plan of the best schedule found."""
-    return Plan(context.sampler, search.space.schedule(search.best[1]), context.costs)
+    def searched(context: PlanContext, fitness: Fitness) -> Plan:
+        space = SearchSpace(context.costs, context.sampler.calls, params.ratio)
+        search = Search(space, fitness, settings.evaluations)
+        run(search, settings)
+        return Plan(context.sampler, space.schedule(search.best[1]), context.costs)
+
+    return ScheduleSearch(method, params.search, settings, params.fitness, searched, {"ratio": params.ratio})

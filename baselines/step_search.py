@@ -1,28 +1,52 @@
 """A control: a search over which calls to compute, by simulated annealing and then by hill climbing.
 
-In the manner of BudCache (arXiv 2606.13496): a state is a set of kept calls, a move shifts one of them.
+It works in the manner of BudCache (arXiv 2606.13496): a state is a set of kept calls, and a move shifts one of them.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 
-from baselines.plan import Plan, PlanContext
-from baselines.search import Search, settings_of
+from baselines.params import read
+from baselines.plan import Fitness, Plan, PlanContext
+from baselines.preparation import Preparation
+from baselines.search import FitnessConfig, ScheduleSearch, Search, Settings
 from baselines.step_skip import spread
 from dipgo import Schedule
 
-SETTINGS = {
-    "evaluations": 300,
-    "population": 8,  # moves tried side by side, of which the best is taken or refused
-    "temperature": 0.05,  # at the start, relative to the loss; it falls linearly
-    "climbing": 0.4,  # the last share of the evaluations, at temperature 0 from the best
-    "seed": 0,
-}
 FARTHEST = 3  # calls that a move shifts by
+EXAMPLES = ({"calls": 3, "order": 1, "search": {"evaluations": 4, "population": 2}, "fitness": {"images": 1}},)
+
+
+@dataclass(frozen=True)
+class Annealing(Settings):
+    """The settings of a step search. In each round the best of `population` moves is taken or refused."""
+
+    evaluations: int = 300
+    population: int = 8
+    temperature: float = 0.05
+    """The temperature at the start, relative to the loss; it falls linearly."""
+    climbing: float = 0.4
+    """The last share of the evaluations, which have temperature 0 and start from the best."""
+
+
+@dataclass(frozen=True)
+class Params:
+    """The parameters of `plan`."""
+
+    calls: int
+    """How many calls are computed."""
+    order: int | None = None
+    """The degree of the polynomial that forecasts between them; by default the last output is held."""
+    search: Mapping = field(default_factory=dict)
+    """The search's settings, by the names in `Annealing`."""
+    fitness: FitnessConfig = field(default_factory=FitnessConfig)
+    """What the search minimises."""
 
 
 @dataclass(frozen=True)
@@ -36,10 +60,12 @@ class KeptCalls:
         return self.plan(candidate).schedule
 
     def plan(self, candidate: np.ndarray) -> Plan:
+        """Return the plan that computes these calls."""
         return self.context.skipping(candidate.tolist(), self.order)
 
     def moved(self, candidate: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """One call but the first shifted to a free place; as it was where there is none."""
+        """Return the calls with one of them, but not the first, shifted to a free place; unchanged where there is no
+        such place."""
         kept = set(candidate.tolist())
         moves = [
             sorted(kept - {call} | {call + shift})
@@ -50,21 +76,31 @@ class KeptCalls:
         return np.array(moves[rng.integers(len(moves))]) if moves else candidate
 
 
-def plan(context: PlanContext) -> Plan:
-    """Parameters: `calls` to compute; `order` of the forecast between them (0: hold, the default); `fitness`;
-    `search`, whose settings and defaults are `SETTINGS`. The search starts from evenly spread calls."""
-    settings = settings_of(context, SETTINGS)
-    rng, budget = np.random.default_rng(settings["seed"]), settings["evaluations"]
-    space = KeptCalls(context, context.params.get("order", 0))
-    search = Search(space, context.fitness, budget)
-    here = np.array(spread(context.param("calls"), context.sampler.calls))
+def prepares(params: Params) -> tuple[Preparation, ...]:
+    """Sets of calls are searched, from evenly spread ones on."""
+    settings = read(Annealing, params.search, "step_search.search")
+    asked = {"calls": params.calls} | ({} if params.order is None else {"order": params.order})
+    run = partial(_searched, params, settings)
+    return (ScheduleSearch("step_search", params.search, settings, params.fitness, run, asked),)
+
+
+def plan(context: PlanContext, params: Params) -> Plan:
+    """Compute the best calls of the search."""
+    return prepares(params)[0].make(context)
+
+
+def _searched(params: Params, settings: Annealing, context: PlanContext, fitness: Fitness) -> Plan:
+    rng, budget = np.random.default_rng(settings.seed), settings.evaluations
+    space = KeptCalls(context, params.order or 0)
+    search = Search(space, fitness, budget)
+    here = np.array(spread(params.calls, context.sampler.calls))
     (loss,) = search.evaluate([here])
     while search.left:
-        cooling = search.left / budget - settings["climbing"]
-        temperature = settings["temperature"] * cooling / (1 - settings["climbing"])
+        cooling = search.left / budget - settings.climbing
+        temperature = settings.temperature * cooling / (1 - settings.climbing)
         if temperature <= 0:
             loss, here = search.best
-        tried = [space.moved(here, rng) for _ in range(min(settings["population"], search.left))]
+        tried = [space.moved(here, rng) for _ in range(min(settings.population, search.left))]
         losses = search.evaluate(tried)
         best = int(np.argmin(losses))
         worse = (losses[best] - loss) / max(loss, math.ulp(0.0))

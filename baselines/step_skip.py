@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -10,34 +10,51 @@ from baselines.plan import Plan, PlanContext
 from dipgo.errors import DipgoError, unknown
 
 MODES = ("hold", "forecast", "omit")
+EXAMPLES = (
+    {"mode": "hold", "interval": 2},
+    {"mode": "hold", "calls": 3},
+    {"mode": "forecast", "calls": 3, "order": 1},
+    {"mode": "omit", "interval": 2},
+)
 
 
-def plan(context: PlanContext) -> Plan:
-    """Parameters: `mode` and either `interval` or, but for "omit", `calls`; for "forecast" also `order`, 1 or 2.
+@dataclass(frozen=True)
+class Params:
+    """The parameters of `plan`. A run gives either `interval` or, unless its mode is "omit", `calls`."""
 
-    "hold" computes every `interval`-th call, or `calls` calls spread evenly, and holds the prediction in
-    between while the scheduler steps on; "forecast" extrapolates it from the last ones. "omit" leaves the other
-    calls of the grid out altogether, without making the remaining steps longer.
-    """
-    mode = context.param("mode")
+    mode: str
+    """"hold" repeats the last output between the computed calls while the scheduler steps on, "forecast" extrapolates
+    it, and "omit" leaves the other calls of the grid out without making the remaining steps longer."""
+    interval: int | None = None
+    """Every so many calls one is computed, the first one among them."""
+    calls: int | None = None
+    """How many calls are computed, spread evenly."""
+    order: int | None = None
+    """The degree of the polynomial of "forecast", 1 or 2."""
+
+
+def plan(context: PlanContext, params: Params) -> Plan:
+    """Compute evenly spread calls and skip the others."""
+    mode, total = params.mode, context.sampler.calls
     if mode not in MODES:
         raise unknown("step_skip mode", mode, MODES)
-    total = context.sampler.calls
-    order = context.param("order") if mode == "forecast" else 0
-    if "calls" in context.params:
+    if (params.order is None) == (mode == "forecast"):
+        raise DipgoError("step_skip takes 'order', 1 or 2, with the mode 'forecast', and only with that")
+    if (params.calls is None) == (params.interval is None):
+        raise DipgoError("step_skip takes either 'calls' or 'interval'; give one of them")
+    if params.calls is not None:
         if mode == "omit":
             raise DipgoError("step_skip mode 'omit' takes an interval, not calls")
-        return context.skipping(spread(context.params["calls"], total), order)
-    interval = context.param("interval")
-    if not 1 <= interval <= total:
-        raise DipgoError(f"interval is {interval}; it must lie between 1 and {total}")
+        return context.skipping(spread(params.calls, total), params.order or 0)
+    if not 1 <= params.interval <= total:
+        raise DipgoError(f"interval is {params.interval}; it must lie between 1 and {total}")
     if mode == "omit":
-        return replace(context, sampler=replace(context.sampler, stride=interval)).dense()
-    return context.skipping(range(0, total, interval), order)
+        return replace(context, sampler=replace(context.sampler, stride=params.interval)).dense()
+    return context.skipping(range(0, total, params.interval), params.order or 0)
 
 
 def spread(calls: int, total: int) -> list[int]:
-    """So many of all calls, as evenly as they go, the first one among them."""
+    """Return `calls` of all calls, as evenly spread as they go, the first one among them."""
     if not 1 <= calls <= total:
         raise DipgoError(f"calls={calls}; it must lie between 1 and {total}")
     return (np.arange(calls) * total // calls).tolist()

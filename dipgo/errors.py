@@ -10,6 +10,10 @@ class DipgoError(ValueError):
     """The one kind of error for bad input. A command prints its message alone and exits non-zero."""
 
 
+class NotWritten(DipgoError):
+    """The disk refused a file. This concerns all work that goes on, not only the piece that wanted to write."""
+
+
 class UnreachableRatio(DipgoError):
     """No threshold on these scores gives a schedule at the asked pruned ratio (Algorithm 1)."""
 

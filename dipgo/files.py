@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from dipgo.errors import DipgoError, first_line
+from dipgo.errors import DipgoError, NotWritten, first_line
 
 
 def write_text(path: Path | str, text: str, *, sync: bool = True) -> None:
@@ -29,7 +29,7 @@ def write_bytes(path: Path | str, content: bytes, *, sync: bool = True) -> None:
     sync: wait until the disk has them, so that a power cut cannot lose them. It costs too much for many small files
         that can be made again.
 
-    Raises `DipgoError` when the disk refuses; the old file is then as it was.
+    Raises `NotWritten` when the disk refuses; the old file is then as it was.
     """
     path = Path(os.path.realpath(path))
     try:
@@ -49,7 +49,7 @@ def write_bytes(path: Path | str, content: bytes, *, sync: bool = True) -> None:
         finally:
             temporary.unlink(missing_ok=True)
     except OSError as error:
-        raise DipgoError(f"{path}: not written, nothing left behind: {error.strerror or error}") from error
+        raise NotWritten(f"{path}: not written, nothing left behind: {error.strerror or error}") from error
 
 
 def read_json(path: Path | str, what: str = "JSON") -> Any:

@@ -26,7 +26,13 @@ BELOW = {
     + ("benchmarks/specs", "baselines", "dipgo"),
     "benchmarks/runs": ("benchmarks/speed", "benchmarks/prepare", "benchmarks/models", "benchmarks/supply")
     + ("benchmarks/quality", "benchmarks/machine", "benchmarks/specs", "baselines", "dipgo"),
-    "benchmarks/drift": ("benchmarks/runs", "benchmarks/models", "benchmarks/supply", "benchmarks/quality")
+    "benchmarks/drift": (
+        "benchmarks/runs",
+        "benchmarks/prepare",
+        "benchmarks/models",
+        "benchmarks/supply",
+        "benchmarks/quality",
+    )
     + ("benchmarks/machine", "benchmarks/specs", "baselines", "dipgo"),
     "benchmarks/commands": ("benchmarks/drift", "benchmarks/runs", "benchmarks/speed", "benchmarks/prepare")
     + ("benchmarks/models", "benchmarks/supply", "benchmarks/machine", "benchmarks/specs", "baselines", "dipgo"),

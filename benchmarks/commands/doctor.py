@@ -15,20 +15,21 @@ from typing import Any
 import torch
 from tabulate import tabulate
 
+from baselines import method
+from baselines.learned_schedule import PrunerTraining
 from benchmarks import ROOT
 from benchmarks.commands.memory import Memory, generation_bytes, training_step_bytes
 from benchmarks.machine.provenance import device_name
 from benchmarks.machine.shards import shards
 from benchmarks.models.generate import pictures_at_once
 from benchmarks.models.model import DTYPES
-from benchmarks.prepare.training import BATCH
 from benchmarks.runs.needs import TERA, Need, needs, short, summary
 from benchmarks.specs import record
 from benchmarks.specs.run import PROFILES, RunSpec
 from benchmarks.specs.suite import load_suite
 from benchmarks.supply import assets
 from benchmarks.supply.profiles import source
-from dipgo import Sampler, TrainConfig
+from dipgo import Sampler
 from dipgo.errors import DipgoError
 
 PIXEL = 3  # bytes of a picture's pixel on the disk, at most
@@ -86,11 +87,12 @@ def _steps(spec: RunSpec) -> dict[str, Callable[[], Memory]]:
         return {}
     model, dtype, many = spec.model, DTYPES[spec.dtype], pictures_at_once(spec.resolution)
     steps = {f"{model}, {many} pictures at once": partial(generation_bytes, model, many, dtype, True)}
-    if "train" in spec.params:
-        calls, settings = Sampler(spec.scheduler, {}, spec.steps).calls, spec.params["train"]
-        batch, checkpoint = settings.get("batch", BATCH), settings.get("checkpoint", TrainConfig().checkpoint)
-        training = partial(training_step_bytes, model, calls, batch, dtype, checkpoint, True)
-        steps[f"{model}, a pruner's training over {calls} calls"] = training
+    calls = Sampler(spec.scheduler, {}, spec.steps).calls
+    for preparation in method(spec.method).prepares(spec.params):
+        if isinstance(preparation, PrunerTraining):
+            batch, checkpoint = preparation.settings.batch, preparation.settings.checkpoint
+            training = partial(training_step_bytes, model, calls, batch, dtype, checkpoint, True)
+            steps[f"{model}, a pruner's training over {calls} calls"] = training
     return steps
 
 

@@ -16,14 +16,15 @@ from tempfile import TemporaryDirectory
 from time import perf_counter
 from typing import Any
 
+from baselines import method
 from benchmarks import ROOT
 from benchmarks.machine.provenance import provenance
 from benchmarks.machine.shards import shards
 from benchmarks.models import model as models
 from benchmarks.models.macs import macs_cells
-from benchmarks.prepare.training import train_once
+from benchmarks.prepare import kept
 from benchmarks.runs.assemble import schedule_of
-from benchmarks.runs.tasks import PREPARED, captions_of, train
+from benchmarks.runs.tasks import captions_of, prepare
 from benchmarks.specs import record
 from benchmarks.specs.files import construct, read_toml
 from benchmarks.specs.record import Record
@@ -129,7 +130,8 @@ def _suite(name: str) -> dict[str, RunSpec]:
 
 def _with_schedule(spec: RunSpec, published: Path) -> RunSpec:
     """The run with the published schedule where its own would come from pictures."""
-    found = None if PREPARED.isdisjoint(spec.params) else record.find(published, spec.id)
+    prepared = method(spec.method).prepares(spec.params)
+    found = record.find(published, spec.id) if prepared else None
     if found is None or found.schedule is None:
         return spec
     schedule = {key: value for key, value in found.schedule.items() if key != "calls"}
@@ -207,17 +209,17 @@ def _train(rows: Sequence[Row], part: Part, rounds: int, end: float) -> None:
     """Seconds of a step of the real training, the dense picture that it is compared with included, and the most memory
     allocated meanwhile."""
     for row in rows:
-        settings = row.spec.to_json()["params"]["train"]
         try:
             with TemporaryDirectory() as folder:
-                train(row.spec, Path(folder))
-                training = train_once(row.spec, settings, Path(folder))
+                (path,) = kept.preparations(row.spec, Path(folder))
+                prepare(row.spec, Path(folder), path)
+                training = kept.read(path)
         except FAILURES as error:
             row.missed(part, first_line(error))
             continue
         cells = {
-            "training_step_seconds": {"value": training.seconds / part.training_steps, "n": part.training_steps},
-            "training_peak_memory": {"value": training.peak_memory},
+            "training_step_seconds": {"value": training["seconds"] / part.training_steps, "n": part.training_steps},
+            "training_peak_memory": {"value": training["peak_memory"]},
         }
         row.measured(part, cells)
 

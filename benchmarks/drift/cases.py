@@ -16,13 +16,13 @@ from benchmarks import ROOT
 from benchmarks.models import model as models
 from benchmarks.models.generate import image_paths
 from benchmarks.models.macs import macs_cells
+from benchmarks.prepare.studio import RunStudio
 from benchmarks.runs import tasks
 from benchmarks.runs.tasks import Task
 from benchmarks.specs.run import PROFILES, RunSpec
 from benchmarks.specs.suite import load_suite
 from benchmarks.supply.profiles import source
 from dipgo import Schedule
-from dipgo.errors import DipgoError
 
 BATCH = 4
 """Pictures drawn at once: neither all of a case nor a divisor of them, so that what depends on the place in a batch
@@ -99,9 +99,9 @@ def revisions() -> dict[str, str]:
 
 def plan_of(case: Case, schedule: Schedule | None) -> Plan:
     """The plan of a case; a learned one runs `schedule`."""
-    context = tasks.context_of(case.spec, Path(), _no_other_run)
+    context = RunStudio(case.spec, Path()).context()
     if schedule is None:
-        return method(case.spec.method)(context)
+        return method(case.spec.method).plan(context)
     return Plan(context.sampler, schedule, context.at_sites(schedule.sites).costs)
 
 
@@ -121,7 +121,3 @@ def outcome(case: Case, schedule: Schedule | None, folder: Path, reference: Path
         {name: cell["value"] for name, cell in cells.items() if name not in samples},
         facts,
     )
-
-
-def _no_other_run(name: str) -> Plan:
-    raise DipgoError(f"a drift case starts from no other run; leave {name!r} out of the cases")

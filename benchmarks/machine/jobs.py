@@ -5,34 +5,59 @@ from __future__ import annotations
 import logging
 import multiprocessing
 import os
-from collections.abc import Callable, Hashable, Mapping
+import signal
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import dataclass
-from threading import Thread
+from threading import RLock, Thread
 from typing import Any
 
 import torch
+from tqdm import tqdm
 
-from dipgo import DipgoError
+from dipgo.errors import DipgoError, NotWritten, first_line
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Job:
-    """`call` gives a function and its arguments, to be pickled; it is asked once all jobs in `needs` are done."""
+    """A piece of work."""
 
     title: str
     call: Callable[[], tuple[Any, ...]]
+    """Gives a function and its arguments, to be pickled. It is asked once all jobs in `needs` are done."""
     needs: tuple[Hashable, ...] = ()
+    """The keys of the jobs that must be done first."""
+
+
+@contextmanager
+def failing(failed: dict[Hashable, DipgoError], key: Hashable, title: str) -> Iterator[None]:
+    """Let what fails inside cost its own piece of work only: the reason goes into `failed` under `key`.
+
+    A refusing disk (`NotWritten`), a worker that died and an interruption concern all work, so they pass through.
+    """
+    try:
+        yield
+    except (NotWritten, BrokenProcessPool):
+        raise
+    except DipgoError as error:
+        failed[key] = error
+    except Exception as error:
+        log.debug("%s", title, exc_info=True)
+        failed[key] = DipgoError(f"{title} failed: {type(error).__name__}: {first_line(error)}")
 
 
 def run_jobs(jobs: Mapping[Hashable, Job], workers: int) -> dict[Hashable, DipgoError]:
-    """Run all jobs, the first ready one first. What `needs` names and `jobs` lacks counts as done.
+    """Run all jobs, the first ready one first, and return the reasons of those that failed.
 
-    A `DipgoError` fails a job and all that need it, and nothing else: they come back with it. Any other error ends
-    the work, once the jobs that are running have ended.
+    jobs: the jobs by key. What `needs` names and `jobs` lacks counts as done.
+    workers: how many processes work side by side; 1 is this one.
+
+    A job that fails costs those that need it, and no other. A refusing disk (`NotWritten`) and a worker that died end
+    the work with a `DipgoError`.
     """
     waiting, failed = dict(jobs), {}
     running: dict[Future, Hashable] = {}
@@ -44,49 +69,71 @@ def run_jobs(jobs: Mapping[Hashable, Job], workers: int) -> dict[Hashable, Dipgo
                 if reason is None and (len(running) == workers or not busy.isdisjoint(job.needs)):
                     continue
                 del waiting[key]
-                try:
+                with failing(failed, key, job.title):
                     if reason is not None:
                         raise reason
-                    running[executor.submit(*job.call())] = key
-                except DipgoError as error:
-                    failed[key] = error
+                    running[_submitted(executor, *job.call())] = key
             for future in wait(running, return_when=FIRST_COMPLETED).done:
                 key = running.pop(future)
                 log.info("%d of %d: %s", len(jobs) - len(waiting) - len(running), len(jobs), jobs[key].title)
-                try:
+                with failing(failed, key, jobs[key].title):
                     future.result()
-                except DipgoError as error:
-                    failed[key] = error
-                except BrokenProcessPool:
-                    raise DipgoError(
-                        "a worker process died, perhaps for lack of memory; run again with --workers 1 or a smaller "
-                        "--batch: what is finished is kept"
-                    ) from None
     return failed
 
 
-def _executor(workers: int) -> Executor:
-    """Processes that share the machine's threads; this process where there is one."""
+@contextmanager
+def _executor(workers: int) -> Iterator[Executor]:
+    """Give processes that share the machine's threads, or this process where there is one. Whatever ends the work early
+    ends the processes as well."""
     if workers == 1:
-        return _Here()
+        yield _Here()
+        return
     threads = max(1, torch.get_num_threads() // workers)
     context = multiprocessing.get_context("spawn")  # a fork of a process with torch's threads may hang
-    return ProcessPoolExecutor(workers, context, _begin, (threads,))
+    executor = ProcessPoolExecutor(workers, context, _begin, (threads,))
+    try:
+        yield executor
+    except BrokenProcessPool:
+        raise DipgoError(
+            "a worker process died, perhaps for lack of memory; run again with --workers 1 or a smaller --batch: what "
+            "is finished is kept"
+        ) from None
+    except BaseException:
+        for worker in multiprocessing.active_children():
+            worker.kill()  # what they write is renamed into place, so they may stop anywhere
+        raise
+    finally:
+        executor.shutdown(cancel_futures=True)
+
+
+def _submitted(executor: Executor, function: Callable, *args: Any) -> Future:
+    """Submit work. A worker that starts by it is born deaf to Ctrl-C, which the terminal sends to all processes: this
+    one hears it, and ends the workers."""
+    if not hasattr(signal, "pthread_sigmask"):
+        return executor.submit(function, *args)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT} if not isinstance(executor, _Here) else set())
+    try:
+        return executor.submit(function, *args)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _begin(threads: int) -> None:
-    """What a worker does first."""
+    """Prepare a worker."""
     torch.set_num_threads(threads)
+    tqdm.set_lock(RLock())  # its usual lock is a semaphore that a killed worker would leave behind
     Thread(target=_end_with_parent, daemon=True).start()
 
 
 def _end_with_parent() -> None:
-    """A killed suite tells its workers nothing. What they write is renamed into place, so they may stop anywhere."""
+    """End a worker whose suite was killed, which tells it nothing."""
     multiprocessing.parent_process().join()
     os._exit(1)
 
 
 class _Here(Executor):
+    """Runs what is submitted at once, in this process."""
+
     def submit(self, function: Callable, /, *args: Any, **kwargs: Any) -> Future:
         future: Future = Future()
         try:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,9 +12,9 @@ from tqdm import tqdm
 
 from baselines import Plan
 from benchmarks.models.model import Model
+from benchmarks.specs.files import write_bytes
 from benchmarks.specs.run import RunSpec
 from dipgo import gated, initial_noise, picture_seeds, rollout
-from dipgo.errors import DipgoError
 
 PIXELS_AT_ONCE = 2**20  # of one batch: 4 pictures of 512 x 512, as the authors' evaluation has it
 BATCHES = 2  # as many pictures run together in a search or a learning, unseen, as this many batches hold
@@ -84,10 +83,4 @@ def generate(
 def _write_png(path: Path, image: torch.Tensor) -> None:
     data = io.BytesIO()
     Image.fromarray((image.clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).cpu().numpy()).save(data, "PNG")
-    temporary = path.with_suffix(".part")
-    try:
-        temporary.write_bytes(data.getvalue())
-        os.replace(temporary, path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise DipgoError(f"{path}: picture not written: {error.strerror or error}; free some space") from error
+    write_bytes(path, data.getvalue(), sync=False)

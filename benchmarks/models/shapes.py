@@ -14,7 +14,6 @@ from torch import nn
 from baselines import Plan, PlanContext, method
 from benchmarks.supply.paper_configs import PaperModel, paper_model
 from dipgo import Sampler, family_of
-from dipgo.errors import DipgoError
 
 
 def without_weights(model: PaperModel, **changes: Any) -> nn.Module:
@@ -30,15 +29,10 @@ def plan(name: str, sampler: Sampler, method_name: str = "dense", params: Mappin
     denoiser = _denoiser(name)
     family = family_of(denoiser)
     costs = family.costs(denoiser, family.sites(denoiser))
-    context = PlanContext(denoiser, costs, sampler, params or {}, _no_images, _no_images, _no_images)
-    return method(method_name)(context)
+    return method(method_name).plan(PlanContext(denoiser, costs, sampler, params or {}))
 
 
 @cache
 def _denoiser(name: str) -> nn.Module:
     diffusers.utils.logging.set_verbosity_error()  # it warns of a cast that changes nothing
     return without_weights(paper_model(name))
-
-
-def _no_images(*args: Any) -> Any:
-    raise DipgoError("this method needs images, and a model without weights gives none; measure it by a run")

@@ -1,18 +1,52 @@
-"""What preparations cost."""
+"""What preparations cost, as cells of a record."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
-from benchmarks.prepare.forecasts import Learning
-from benchmarks.prepare.training import Training
+from baselines import Plan, method
+from baselines.search import FitnessConfig, ScheduleSearch
+from benchmarks.prepare import kept
+from benchmarks.prepare.studio import RunStudio
+from benchmarks.specs.run import RunSpec
 
 
-def training_cells(trained: Sequence[Training | Learning]) -> dict[str, dict[str, Any]]:
-    """What training a pruner, learning a forecast, or one after the other cost: seconds, and bytes of resident
-    memory."""
-    return {
-        "training_seconds": {"value": sum(each.seconds for each in trained)},
-        "training_peak_memory": {"value": max(each.peak_memory for each in trained)},
-    }
+@dataclass
+class Costs:
+    """The cells of a record that say what a run's preparations cost."""
+
+    cells: dict[str, dict[str, Any]] = field(default_factory=dict)
+    absent: dict[str, str] = field(default_factory=dict)
+    """The reason for each cell that is not there."""
+    trace: list[tuple[int, float]] | None = None
+    """How the best loss fell over the evaluations of a search."""
+
+
+def costs_of(spec: RunSpec, plan: Plan, workspace: Path) -> Costs:
+    """Return what a run's preparations cost. Seconds of several add up; of their peaks of memory the highest counts.
+
+    A run that asks for the metric "search" also says the loss of its schedule on the calibration pictures. A pruner is
+    what the searches are compared with, so its seconds of training stand for those of a search.
+    """
+    costs, prepared = Costs(), kept.preparations(spec, workspace)
+    values: dict[str, float] = {}
+    searched = any(isinstance(preparation, ScheduleSearch) for preparation in prepared.values())
+    for path, preparation in prepared.items():
+        if isinstance(preparation, ScheduleSearch) and "search" not in spec.metrics:
+            continue
+        data = kept.read(path)
+        for name, value in preparation.cells(data).items():
+            known = values.get(name, 0)
+            values[name] = max(known, value) if name.endswith("peak_memory") else known + value
+        costs.trace = preparation.trace(data) or costs.trace
+    if "search" in spec.metrics:
+        params = method(spec.method).read(spec.params)
+        config = getattr(params, "fitness", FitnessConfig())
+        values["fitness"] = RunStudio(spec, workspace).loss(plan, config)
+        if prepared and not searched:
+            values["search_seconds"] = values["training_seconds"]
+            costs.absent["evaluations"] = "no search: the pruner is trained by gradients"
+    costs.cells = {name: {"value": value} for name, value in values.items()}
+    return costs

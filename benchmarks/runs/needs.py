@@ -2,55 +2,57 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from tabulate import tabulate
 
 from baselines import Plan, PlanContext, method
+from baselines.plan import NeedsPictures
+from baselines.preparation import Estimate
 from benchmarks.models import model as models
 from benchmarks.models import shapes as paper_models
 from benchmarks.models.generate import image_paths
 from benchmarks.models.macs import macs_cells
-from benchmarks.prepare import forecasts, training
-from benchmarks.prepare import search as fitness
-from benchmarks.runs.tasks import FORECASTS, PREPARED, PRUNERS, SEARCHES
+from benchmarks.prepare import kept
 from benchmarks.specs.run import PROFILES, RunSpec
 from benchmarks.supply.datasets import LENGTHS
 from benchmarks.supply.paper_configs import paper_model
 from benchmarks.supply.profiles import source
-from dipgo import LearnConfig, Sampler, TrainConfig
+from dipgo import Sampler
 from dipgo.errors import DipgoError, unknown
 
-FROM_PICTURES = PREPARED | {"of"}  # params of methods whose schedules are not known beforehand
-COSTLY = ("steps", "accumulate", "checkpoint")  # what of a training's settings decides its cost
-TRIED = ("rounds", "memory", "shift", "groups")  # and of a learning's
 TERA, PETA = 1e12, 1e15
 NOTES = """\
-calls: of the denoiser, a picture. TMACs: of a picture, all operations, calls and guidance branches; ~ is the target of
-  a schedule that is not known yet. PMACs: of what is left to make; trainings, learnings and searches stand in the first
-  run that needs them.
-A training takes, of each of its pictures, the dense run, a forward pass of all blocks, a backward pass (as much again,
-  since the weights are frozen) and, with checkpoints, another forward pass. Learnings and searches: every schedule that
-  they may try, in full.
+calls: denoiser calls of a picture. TMACs: of a picture, all operations, calls and guidance branches; ~ is what a run
+  asks for whose schedule is not known yet. PMACs: of what is left to make; trainings, learnings and searches stand in
+  the first run that needs them.
+Each picture of a training takes the dense run, a forward pass of all blocks, a backward pass (as much again, because
+  the weights are frozen) and, with checkpoints, another forward pass. Of learnings and searches every schedule that
+  they may try is charged in full.
 Text encoders, decoders, judges and the timing of latency come on top."""
 
 
 @dataclass(frozen=True)
 class Need:
-    """What is left of a run. `macs` of one picture, exact or `about`; `preparing`: MACs of the training, learning or
-    search that it is the first to need. `assets`: names."""
+    """What is left to do for a run."""
 
     spec: RunSpec
     calls: int
+    """Denoiser calls of a picture."""
     made: int
+    """How many pictures are there already."""
     pictures: int
+    """How many pictures the run has in all."""
     macs: float
+    """MACs of one picture: all operations, calls and guidance branches."""
     about: bool
+    """Whether `macs` is only what the run asks for, because the schedule is not known yet."""
     preparing: float
+    """MACs of the preparations that the run is the first to need."""
     assets: tuple[str, ...]
+    """The names of what it needs besides the repository."""
 
     @property
     def total(self) -> float:
@@ -59,32 +61,39 @@ class Need:
 
 
 def needs(specs: Sequence[RunSpec], workspace: Path) -> list[Need]:
-    """What each run needs, in order; what two share counts with the first. Raises `DipgoError` for
-    settings that no method takes."""
-    found, seen = [], set()
+    """Return what each run needs, in order; what two runs share counts with the first of them.
+
+    Raises `DipgoError` for settings that no method takes.
+    """
+    listed, seen = [], set()
     for spec in specs:
-        dense = _plan(spec, "dense", {})
-        whole = _macs(spec, dense)
-        known = FROM_PICTURES.isdisjoint(spec.params)
-        macs = _macs(spec, _plan(spec, spec.method, spec.params)) if known else whole * _share(spec, dense)
+        dense = _plan(spec, "dense")
+        params = method(spec.method).read(spec.params)
+        share = _share(params, dense)
+        estimate = Estimate(_macs(spec, dense), share, dense.sampler.calls, branches(spec))
+        about = False
+        try:
+            macs = _macs(spec, _plan(spec, spec.method))
+        except NeedsPictures:
+            macs, about = estimate.macs * share, True
         counts = [min(spec.limit, size(spec, name)) for name in spec.prompts]
         folders = [workspace / spec.digest / name for name in spec.prompts]
         made = sum(path.exists() for folder, n in zip(folders, counts, strict=True) for path in image_paths(folder, n))
-        pictures = sum(counts)
-        preparing = 0.0
-        for path, cost in _preparations(spec, workspace, whole, dense):
-            preparing += 0.0 if path in seen else cost
+        pictures, preparing = sum(counts), 0.0
+        for path, preparation in kept.preparations(spec, workspace).items():
+            if path not in seen and not kept.finished(path):
+                preparing += preparation.macs(estimate)
             seen.add(path)
         if spec.digest in seen:
             made = pictures  # another id of a run that is already counted
         seen.add(spec.digest)
-        names = tuple(source(spec.profile).assets(spec.to_json()))
-        found.append(Need(spec, dense.sampler.calls, made, pictures, macs, not known, preparing, names))
-    return found
+        assets = tuple(source(spec.profile).assets(spec.to_json()))
+        listed.append(Need(spec, estimate.calls, made, pictures, macs, about, preparing, assets))
+    return listed
 
 
 def size(spec: RunSpec, prompts: str) -> int:
-    """How many captions a prompt set has; nothing needs to be there for the answer."""
+    """Return how many captions a prompt set has; nothing needs to be there for the answer."""
     if spec.profile == PROFILES[0]:
         return len(source(spec.profile).captions(prompts, spec.model))
     if prompts not in LENGTHS:
@@ -92,17 +101,14 @@ def size(spec: RunSpec, prompts: str) -> int:
     return LENGTHS[prompts]
 
 
-def _plan(spec: RunSpec, name: str, params: Mapping[str, Any]) -> Plan:
-    """The plan of a method that needs no pictures."""
+def _plan(spec: RunSpec, name: str) -> Plan:
+    """Return the plan of a run's method, or of "dense". Raises `NeedsPictures` where pictures decide it."""
+    params = spec.params if name == spec.method else {}
     if spec.profile != PROFILES[0]:
         return paper_models.plan(spec.model, Sampler(spec.scheduler, {}, spec.steps), name, params)
     model = models.load(spec)
     sampler = Sampler(spec.scheduler, model.scheduler_config, spec.steps)
-    return method(name)(PlanContext(model.denoiser, model.costs, sampler, params, *[_no_pictures] * 3))
-
-
-def _no_pictures(*arguments: Any) -> Any:
-    raise DipgoError("no pictures are made to say what a run needs")
+    return method(name).plan(PlanContext(model.denoiser, model.costs, sampler, params))
 
 
 def _macs(spec: RunSpec, plan: Plan) -> float:
@@ -110,47 +116,22 @@ def _macs(spec: RunSpec, plan: Plan) -> float:
 
 
 def branches(spec: RunSpec) -> int:
-    """Guidance branches of a call."""
+    """Return the number of guidance branches of a call."""
     if spec.profile != PROFILES[0]:
         return paper_model(spec.model).branches
     return models.load(spec).branches(spec.guidance)
 
 
-def _share(spec: RunSpec, dense: Plan) -> float:
-    """The target of a schedule that is not known yet, as a share of the dense run's MACs."""
-    if "ratio" in spec.params:
-        return 1 - spec.params["ratio"]
-    return spec.params.get("calls", dense.sampler.calls) / dense.sampler.calls
-
-
-def _preparations(spec: RunSpec, workspace: Path, whole: float, dense: Plan) -> list[tuple[Path, float]]:
-    """The training, the learning and the search that a run starts from and that are not through, by file, with their
-    MACs. Every schedule that a search or a learning may try is charged in full, although what schedules have in common
-    runs once. `whole`: MACs of a picture of the `dense` run."""
-    found, share = [], _share(spec, dense)
-    if "train" in spec.params:
-        path, settings = training.path_of(spec, spec.params["train"], workspace / PRUNERS), spec.params["train"]
-        config = replace(TrainConfig(), **{key: settings[key] for key in COSTLY if key in settings})
-        pictures = config.steps * config.accumulate * settings.get("batch", training.BATCH)
-        if not path.exists():
-            found.append((path, pictures * whole * (4 if config.checkpoint else 3)))
-    if "learn" in spec.params:
-        path, settings = forecasts.path_of(spec, workspace / FORECASTS), spec.params["learn"]
-        config = replace(LearnConfig(), **{key: settings[key] for key in TRIED if key in settings})
-        tried = config.tried(round(share * dense.sampler.calls), branches(spec))
-        if not path.exists():
-            found.append((path, settings.get("pictures", forecasts.PICTURES) * whole * (1 + tried * share)))
-    if "search" in spec.params:
-        path = fitness.path_of(spec, workspace / SEARCHES)
-        images = spec.params["fitness"]["images"]
-        evaluated = spec.params["search"]["evaluations"] * share
-        if not fitness.read_journal(path).finished:
-            found.append((path, images * whole * (1 + evaluated)))
-    return found
+def _share(params: object, dense: Plan) -> float:
+    """Return the share of the dense run's MACs that a run's parameters ask for."""
+    ratio, calls = getattr(params, "ratio", None), getattr(params, "calls", None)
+    if ratio is not None:
+        return 1 - ratio
+    return 1.0 if calls is None else calls / dense.sampler.calls
 
 
 def listing(found: Sequence[Need]) -> str:
-    """A line a run, as plain text, and the totals."""
+    """Return a line for each run, as plain text, and the totals."""
     headers = ["run", "model", "method", "sampler", "calls", "pictures", "to make", "TMACs", "PMACs", "needs"]
     rows = [
         [
@@ -173,7 +154,7 @@ def listing(found: Sequence[Need]) -> str:
 
 
 def summary(found: Sequence[Need]) -> str:
-    """Runs, pictures and MACs in one line."""
+    """Return the numbers of runs, pictures and MACs in one line."""
     left, preparing = sum(need.total for need in found), sum(need.preparing for need in found)
     pictures = sum(need.pictures - need.made for need in found)
     total = f"{len(found)} runs, {pictures:,} pictures to make, {short(left / PETA)} PMACs"
@@ -181,5 +162,5 @@ def summary(found: Sequence[Need]) -> str:
 
 
 def short(value: float) -> str:
-    """Four digits, or all that stand before the point."""
+    """Return a number with four digits, or with all that stand before the point."""
     return f"{value:,.0f}" if value >= 1000 else f"{value:.4g}"

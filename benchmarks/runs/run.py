@@ -6,34 +6,24 @@ import json
 import logging
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
 from baselines import Plan, method
-from benchmarks.machine.jobs import Job, run_jobs
+from baselines.preparation import Preparation
+from benchmarks.machine.jobs import Job, failing, run_jobs
 from benchmarks.machine.provenance import provenance
-from benchmarks.machine.shards import shards
+from benchmarks.machine.shards import ALONE, shards
 from benchmarks.models import model as models
 from benchmarks.models.generate import pictures_at_once
-from benchmarks.prepare import forecasts, training
-from benchmarks.prepare import search as fitness
+from benchmarks.prepare import kept
+from benchmarks.prepare.studio import RunStudio
 from benchmarks.runs.assemble import assemble
-from benchmarks.runs.tasks import (
-    FORECASTS,
-    PRUNERS,
-    SEARCHES,
-    Task,
-    captions_of,
-    context_of,
-    draw,
-    forecast,
-    score,
-    search,
-    train,
-)
+from benchmarks.runs.tasks import Task, captions_of, draw, prepare, score
 from benchmarks.specs import record
 from benchmarks.specs.files import write_text
 from benchmarks.specs.record import Record
@@ -56,15 +46,24 @@ class Suite:
     def __init__(
         self, specs: Sequence[RunSpec], workspace: Path, records: Path, batch: int | None, workers: int
     ) -> None:
-        """`batch`: pictures made at once; None: as many as their size allows."""
+        """Set a suite up; nothing runs yet.
+
+        specs: the runs, each after all that it needs.
+        workspace: the folder of pictures and partial results.
+        records: the folder of records.
+        batch: how many pictures are made at once; None for as many as their size allows.
+        workers: how many processes work side by side.
+        """
         self.specs = {spec.id: spec for spec in specs}
         self.workspace, self.records, self.batch = workspace, records, batch
         self.workers = workers if shards().count == 1 else 1  # launched processes are the workers
-        self.pruners, self.searches, self.forecasts = (workspace / name for name in (PRUNERS, SEARCHES, FORECASTS))
         self.plans: dict[str, Plan] = {}
 
     def run(self, wanted: Sequence[RunSpec], *, fresh: bool) -> dict[str, str]:
-        """Measure the runs that are not finished; returns the reason for each that cannot be."""
+        """Measure the runs that are not finished; return the reason for each that cannot be.
+
+        fresh: forget what is finished, and measure all of them.
+        """
         with self._claim([spec for spec in wanted if fresh or not self._finished(spec)]):
             if fresh and shards().index == 0:
                 self._forget(wanted)
@@ -81,7 +80,7 @@ class Suite:
 
     @contextmanager
     def _claim(self, specs: Sequence[RunSpec]) -> Iterator[None]:
-        """Nobody else measures these runs in this workspace meanwhile; a killed process's claim ends with it."""
+        """Let nobody else measure these runs in this workspace meanwhile; a killed process claims nothing."""
         with ExitStack() as claims:
             for digest, spec in {spec.digest: spec for spec in specs if shards().index == 0}.items():
                 path = self.workspace / f"{digest}.lock"
@@ -96,15 +95,18 @@ class Suite:
             yield
 
     def _finish(self, todo: Sequence[RunSpec]) -> dict[str, str]:
-        """Whatever is left to make, the latency, and the records; the reason for each run that cannot be measured."""
+        """Make whatever is left, time the runs and write the records; return the reason for each run that cannot be
+        measured."""
         failed = self._make(todo)
-        measured = [spec for spec in todo if spec.id not in failed]
-        self._time([spec for spec in measured if "latency" in spec.metrics])
-        for spec in measured:
-            self._write_record(spec)
-        for name, reason in failed.items():
+        self._time([spec for spec in todo if spec.id not in failed and "latency" in spec.metrics], failed)
+        for spec in todo:
+            if spec.id not in failed:
+                with failing(failed, spec.id, f"{spec.id}'s record"):
+                    self._write_record(spec)
+        reasons = {name: str(error) for name, error in failed.items()}
+        for name, reason in reasons.items():
             self._write_absent(self.specs[name], reason)
-        return failed
+        return reasons
 
     def _folder(self, spec: RunSpec) -> Path:
         return self.workspace / spec.digest
@@ -116,86 +118,103 @@ class Suite:
 
     def _forget(self, specs: Sequence[RunSpec]) -> None:
         for path in {path for spec in specs for path in self._prepared(spec)}:
-            path.unlink(missing_ok=True)
+            kept.forget(path)
         for spec in specs:
             shutil.rmtree(self._folder(spec), ignore_errors=True)
 
     def plan(self, spec: RunSpec) -> Plan:
-        """The method's answer for a run; a training or search that is not through yet happens here."""
+        """Return the method's answer for a run. What it has not prepared yet is made here."""
         if spec.id not in self.plans:
-            context = context_of(spec, self.workspace, lambda name: self.plan(self.specs[name]))
-            self.plans[spec.id] = method(spec.method)(context)
+            studio = RunStudio(spec, self.workspace, lambda name: self.plan(self.specs[name]))
+            self.plans[spec.id] = method(spec.method).plan(studio.context())
         return self.plans[spec.id]
 
     def _share(self, specs: Sequence[RunSpec]) -> None:
-        """What launched processes do side by side: each trains some of the pruners and makes a part of every prompt
-        set's pictures, and all search together. What fails is left for the one that finishes, which says why."""
-        prepare = self._preparations(specs)
-        trainings = [job.call() for path, job in prepare.items() if path.parent != self.searches]
-        searches = [(*job.call(), shards()) for path, job in prepare.items() if path.parent == self.searches]
-        for function, *arguments in [*trainings[shards().part], *searches]:
-            with suppress(DipgoError):
-                function(*arguments)
-        shards().wait()
-        unprepared = self._preparations(specs)
+        """Do what launched processes do side by side: each prepares some of the methods and makes a part of every
+        prompt set's pictures, and all search together. What fails is left for the one that finishes, which says why."""
+        ignored: dict[Any, DipgoError] = {}
+        for wave in self._waves(specs):
+            alone = [path for path, (_, preparation) in wave.items() if not preparation.together]
+            together = [path for path in wave if path not in alone]
+            shards().wait()  # all have seen what is missing before anything is made
+            for path in [*alone[shards().part], *together]:
+                with failing(ignored, path, str(path)):
+                    group = shards() if path in together else ALONE
+                    prepare(wave[path][0], self.workspace, path, group)
+            shards().wait()
+        missing = self._missing(specs).keys()
         for spec in specs:
-            if not unprepared.keys() & set(self._prepared(spec)):
-                with suppress(DipgoError):
+            if missing.isdisjoint(self._needed(spec)):
+                with failing(ignored, spec.id, spec.id):
                     for name in spec.prompts:
                         draw(self._task(spec, name), shards().part)
         shards().wait()
 
-    def _make(self, specs: Sequence[RunSpec]) -> dict[str, str]:
-        """Trains the pruners, and makes and scores the pictures, that runs lack; reasons by id where that failed."""
+    def _waves(self, specs: Sequence[RunSpec]) -> Iterator[dict[Path, tuple[RunSpec, Preparation]]]:
+        """Yield what is missing, wave after wave: each has what needs nothing that is missing."""
+        tried: set[Path] = set()
+        while True:
+            missing = self._missing(specs)
+            wave = {
+                path: (spec, preparation)
+                for path, (spec, preparation) in missing.items()
+                if path not in tried and missing.keys().isdisjoint(self._needs(spec, preparation))
+            }
+            if not wave:
+                return
+            tried |= wave.keys()
+            yield wave
+
+    def _make(self, specs: Sequence[RunSpec]) -> dict[str, DipgoError]:
+        """Prepare the methods, and make and score the pictures, that runs lack; return the reason by id where that
+        failed."""
         broken = run_jobs(self._jobs(specs), self.workers)
-        failed: dict[str, str] = {}
+        failed: dict[str, DipgoError] = {}
         for spec in specs:
             keys = [*self._prepared(spec), *((spec.digest, name) for name in spec.prompts)]
-            try:
+            with failing(failed, spec.id, f"{spec.id}'s plan"):
                 for key in keys:
                     if key in broken:
                         raise broken[key]
                 self.plan(spec)
-            except DipgoError as error:
-                failed[spec.id] = str(error)
         return failed
 
     def _jobs(self, specs: Sequence[RunSpec]) -> dict[Any, Job]:
-        """What is missing, in the order in which it had best begin: dense references, which other runs are compared
-        with; trainings and searches, which take longest; all other prompt sets."""
+        """Return what is missing, in the order in which it had best begin: dense references, which other runs are
+        compared with; preparations, which take longest; all other prompt sets."""
         references = {spec.reference for spec in specs}
         jobs = self._scoring([spec for spec in specs if spec.id in references])
-        return jobs | self._preparations(specs) | self._scoring(specs)
+        for path, (spec, preparation) in self._missing(specs).items():
+            call = partial(tuple, (prepare, spec, self.workspace, path))
+            jobs[path] = Job(f"{preparation.title} of {spec.id}", call, self._needs(spec, preparation))
+        return jobs | self._scoring(specs)
 
-    def _preparations(self, specs: Sequence[RunSpec]) -> dict[Path, Job]:
-        """The trainings, forecasts and searches that are not through yet."""
-        jobs = {}
+    def _prepared(self, spec: RunSpec) -> dict[Path, Preparation]:
+        """Return what a run's method prepares, by the files that hold it."""
+        return kept.preparations(spec, self.workspace)
+
+    def _needs(self, spec: RunSpec, preparation: Preparation) -> tuple[Path, ...]:
+        """Return the files of the preparations that another one needs."""
+        return tuple(kept.path_of(spec, need, self.workspace) for need in preparation.needs.values())
+
+    def _missing(self, specs: Sequence[RunSpec]) -> dict[Path, tuple[RunSpec, Preparation]]:
+        """Return the preparations that are not through yet, each with the first run that wants it."""
+        missing: dict[Path, tuple[RunSpec, Preparation]] = {}
         for spec in specs:
-            for path in self._prepared(spec):
-                if path.parent == self.pruners and not path.exists():
-                    jobs[path] = Job(f"pruner of {spec.id}", lambda spec=spec: (train, spec, self.pruners))
-                elif path.parent == self.forecasts and not path.exists():
-                    needs = tuple(other for other in self._prepared(spec) if other.parent == self.pruners)
-                    jobs[path] = Job(
-                        f"forecast of {spec.id}", lambda spec=spec: (forecast, spec, self.workspace), needs
-                    )
-                elif path.parent == self.searches and not fitness.read_journal(path).finished:
-                    jobs[path] = Job(f"search of {spec.id}", lambda spec=spec: (search, spec, self.workspace))
-        return jobs
+            for path, preparation in self._prepared(spec).items():
+                if path not in missing and not kept.finished(path):
+                    missing[path] = spec, preparation
+        return missing
 
-    def _prepared(self, spec: RunSpec) -> list[Path]:
-        """The files of the training, the forecast and the search that a run's method starts from, if it does."""
-        settings = spec.params.get("train")
-        pruner = [] if settings is None else [training.path_of(spec, settings, self.pruners)]
-        pruner += [forecasts.path_of(spec, self.forecasts)] if "learn" in spec.params else []
-        return pruner + ([fitness.path_of(spec, self.searches)] if "search" in spec.params else [])
+    def _needed(self, spec: RunSpec) -> list[Path]:
+        """Return the files of what a run and the runs whose results it consumes have prepared."""
+        others = [other for other in self.specs.values() if other.digest in spec.needs]
+        return [*self._prepared(spec), *(path for other in others for path in self._needed(other))]
 
     def _scoring(self, specs: Sequence[RunSpec]) -> dict[Any, Job]:
-        """The prompt sets of runs that are not scored yet."""
+        """Return the jobs for the prompt sets that are not scored yet."""
         jobs = {}
         for spec in specs:
-            sources = [spec] + [self.specs[name] for name in (spec.params.get("of"),) if name]
-            prepared = [path for source in sources for path in self._prepared(source)]
             dense = self.specs[spec.reference or spec.id]
             for name in spec.prompts:
                 if (self._folder(spec) / f"{name}.json").exists():
@@ -204,7 +223,7 @@ class Suite:
                 def call(spec: RunSpec = spec, name: str = name) -> tuple[Any, ...]:
                     return score, self._task(spec, name)
 
-                needs = [*prepared, *([(dense.digest, name)] if dense is not spec else [])]
+                needs = [*self._needed(spec), *([(dense.digest, name)] if dense is not spec else [])]
                 jobs[spec.digest, name] = Job(f"{spec.id}, {name}", call, tuple(needs))
         return jobs
 
@@ -215,19 +234,24 @@ class Suite:
     def _batch(self, spec: RunSpec) -> int:
         return self.batch or pictures_at_once(spec.resolution)
 
-    def _time(self, specs: Sequence[RunSpec]) -> None:
-        """Latency of all runs that lack it, in turn with their dense references."""
+    def _time(self, specs: Sequence[RunSpec], failed: dict[str, DipgoError]) -> None:
+        """Time all runs that lack it, in turn with their dense references; the reasons of those that fail are added to
+        `failed`."""
         missing = [spec for spec in specs if not (self._folder(spec) / "latency.json").exists()]
         references = {spec.id: spec.reference or spec.id for spec in missing}
-        rows = {name: self.specs[name] for name in dict.fromkeys([*references.values(), *references])}
-        timed = {
-            name: latency.Timed(
-                models.load(spec), self.plan(spec), captions_of(spec, spec.prompts[0])[0], spec.guidance
-            )
-            for name, spec in rows.items()
-        }
-        seconds = latency.measure(timed) if timed else {}
+        timed: dict[str, latency.Timed] = {}
+        broken: dict[str, DipgoError] = {}
+        for name in dict.fromkeys([*references.values(), *references]):
+            spec = self.specs[name]
+            with failing(broken, name, f"timing {name}"):
+                caption = captions_of(spec, spec.prompts[0])[0]
+                timed[name] = latency.Timed(models.load(spec), self.plan(spec), caption, spec.guidance)
+        seconds = latency.measure(timed, guard=lambda name: failing(broken, name, f"timing {name}")) if timed else {}
         for spec in missing:
+            reason = broken.get(spec.id) or broken.get(references[spec.id])
+            if reason is not None:
+                failed[spec.id] = reason
+                continue
             rounds = {"run": seconds[spec.id], "dense": seconds[references[spec.id]]}
             write_text(self._folder(spec) / "latency.json", json.dumps(rounds) + "\n")
 
@@ -244,8 +268,8 @@ class Suite:
 
 
 def with_needs(specs: Sequence[RunSpec], only: Sequence[str]) -> list[RunSpec]:
-    """The runs of the ids `only` and those they need, in the suite's order, in which needs come first. Raises for an
-    id that the suite does not have."""
+    """Return the runs of the ids `only` and those that they need, in the suite's order, in which needs come first.
+    Raises `DipgoError` for an id that the suite does not have."""
     known = [spec.id for spec in specs]
     for name in only:
         if name not in known:

@@ -1,46 +1,40 @@
-"""What a suite's worker processes do: train pruners, search for schedules, and make and score pictures."""
+"""What a suite's worker processes do: prepare methods, and make and score pictures."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from time import perf_counter
-from typing import Any
 
-import numpy as np
-
-from baselines import Plan, PlanContext, method
+from baselines import Plan
 from benchmarks.machine.shards import ALONE, Shards, shards
 from benchmarks.models import model as models
 from benchmarks.models.generate import generate, image_paths, noise_seeds
-from benchmarks.prepare import forecasts, training
-from benchmarks.prepare.search import fitness_of
+from benchmarks.prepare.kept import preparations
+from benchmarks.prepare.studio import RunStudio
 from benchmarks.quality import score as quality
 from benchmarks.quality.clip_score import ClipJudge
 from benchmarks.specs.files import write_text
 from benchmarks.specs.metrics import QUALITY, REFERENCED, needs_judge, too_few
 from benchmarks.specs.run import RunSpec
 from benchmarks.supply.profiles import source
-from dipgo import DipgoError, Sampler, Schedule
-
-PRUNERS, SEARCHES, FORECASTS = "pruners", "searches", "forecasts"  # folders of the workspace
-PREPARED = {"train", "learn", "search"}  # params of the methods that these are for: their schedules come from pictures
-PLAIN_EVALUATIONS = 3  # by which a plain loop is timed
 
 
 @dataclass(frozen=True)
 class Task:
-    """One prompt set of a run: `folder` takes its pictures and scores, `dense` holds those to compare with."""
+    """One prompt set of a run, to be drawn and scored."""
 
     spec: RunSpec
     plan: Plan
     prompts: str
     folder: Path
+    """Takes the pictures and scores."""
     dense: Path
+    """Holds the pictures to compare with."""
     batch: int
+    """How many pictures are made at once."""
 
 
 @cache
@@ -50,12 +44,12 @@ def _judge(profile: str) -> ClipJudge:
 
 
 def captions_of(spec: RunSpec, prompts: str) -> list[str]:
-    """The captions that a run draws of a prompt set."""
+    """Return the captions of a prompt set that a run draws."""
     return source(spec.profile).captions(prompts, spec.model)[: spec.limit]
 
 
 def unscored(spec: RunSpec) -> dict[str, str]:
-    """The metrics of a run's pictures that are not worked out, with the reason."""
+    """Return the metrics of a run's pictures that are not worked out, with the reason for each."""
     asked = [metric for metric in spec.metrics if metric in QUALITY]
     if reason := source(spec.profile).unscored:
         return dict.fromkeys(asked, reason)
@@ -65,7 +59,7 @@ def unscored(spec: RunSpec) -> dict[str, str]:
 
 
 def draw(task: Task, part: slice = slice(None)) -> list[Path]:
-    """Make a task's pictures, or a part of them; the paths of all."""
+    """Make a task's pictures, or a part of them; return the paths of all."""
     spec, captions = task.spec, captions_of(task.spec, task.prompts)
     return generate(
         models.load(spec),
@@ -101,48 +95,7 @@ def score(task: Task) -> None:
     write_text(task.folder / f"{task.prompts}.json", json.dumps(data) + "\n")
 
 
-def context_of(spec: RunSpec, workspace: Path, plan_of: Callable[[str], Plan], group: Shards = ALONE) -> PlanContext:
-    """What a run's method gets to see; trainings and searches are kept in the workspace."""
-    model = models.load(spec)
-
-    def scores(settings: Mapping[str, Any]) -> np.ndarray:
-        return training.train_once(spec, settings, workspace / PRUNERS).scores
-
-    def learned(start: Plan, settings: Mapping[str, Any]) -> Schedule:
-        return forecasts.learn_once(spec, start, settings, workspace / FORECASTS).schedule
-
-    return PlanContext(
-        denoiser=model.denoiser,
-        costs=model.costs,
-        sampler=Sampler(spec.scheduler, model.scheduler_config, spec.steps),
-        params=spec.params,
-        train=scores,
-        plan_of=plan_of,
-        fitness=fitness_of(spec, workspace / SEARCHES, group),
-        learn=learned,
-    )
-
-
-def search(spec: RunSpec, workspace: Path, group: Shards = ALONE) -> None:
-    """Search for a run's schedule. What is evaluated is kept, so that planning the run finds it again."""
-    context = context_of(spec, workspace, _no_other_run, group)
-    group.wait()  # all have read the same journal before it grows
-    plan = method(spec.method)(context)
-    context.fitness.finish([plan.schedule] * PLAIN_EVALUATIONS)
-
-
-def forecast(spec: RunSpec, workspace: Path) -> None:
-    """Learn a run's forecast. It is kept, so that planning the run finds it again."""
-    method(spec.method)(context_of(spec, workspace, _no_other_run))
-
-
-def _no_other_run(name: str) -> Plan:
-    raise DipgoError(f"this method starts from no other run; drop {name!r} from its params")
-
-
-def train(spec: RunSpec, folder: Path) -> None:
-    """Train a run's pruner by its `params["train"]`; whatever is wrong with that costs its own rows only."""
-    try:
-        training.train_once(spec, spec.params["train"], folder)
-    except (ValueError, ArithmeticError, RuntimeError) as error:
-        raise DipgoError(f"the pruner's training failed: {error}") from error
+def prepare(spec: RunSpec, workspace: Path, path: Path, group: Shards = ALONE) -> None:
+    """Make what a run's method prepares in the file `path`. It is kept, so that planning the run finds it again."""
+    preparation, studio = preparations(spec, workspace)[path], RunStudio(spec, workspace, group=group)
+    preparation.make(studio.context())

@@ -18,7 +18,6 @@ from benchmarks.models.model import Model
 from benchmarks.specs.run import Setting
 from benchmarks.supply import random_weights
 from dipgo import Sampler, Schedule, gated, initial_noise, picture_seeds, rollout
-from dipgo.errors import DipgoError
 
 CAPTION = "sunflower, fluent"
 GUIDANCE = 4.0
@@ -51,7 +50,7 @@ class Case:
 
     def plan(self, name: str, **params: Any) -> Plan:
         """A method's plan that needs no pictures."""
-        return method(name)(self._context(params))
+        return method(name).plan(self._context(params))
 
     def gates(self, sites: list[str], reuse: np.ndarray) -> Plan:
         """The plan of bool [calls, sites] gates over any modules of the denoiser."""
@@ -93,7 +92,7 @@ class Case:
         return self.model.decode(latents)
 
     def _context(self, params: dict[str, Any]) -> PlanContext:
-        return PlanContext(self.denoiser, self.model.costs, self.sampler, params, _none, _none, _none)
+        return PlanContext(self.denoiser, self.model.costs, self.sampler, params)
 
 
 def setting(model: str, scheduler: str = "ddim", steps: int = 20) -> Setting:
@@ -114,7 +113,3 @@ def full_width(name: str, scheduler: str = "ddim", steps: int = 20) -> Case:
     changes = {} if gpu else {"unet": {"sample_size": 8}}
     pipeline = random_weights.pipeline(name, torch.float16 if gpu else torch.float32, **changes)
     return Case(models.prepared(name, pipeline), Sampler(scheduler, dict(pipeline.scheduler.config), steps))
-
-
-def _none(*args: Any) -> Any:
-    raise DipgoError("a benchmark's schedule may not need a training, another run or pictures")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from statistics import median
 from typing import Any
@@ -49,18 +49,28 @@ def time_once(timed: Timed) -> dict[str, float]:
 
 
 def measure(
-    rows: Mapping[str, Timed], rounds: int | None = None, over: Callable[[], bool] = lambda: False
+    rows: Mapping[str, Timed],
+    rounds: int | None = None,
+    over: Callable[[], bool] = lambda: False,
+    guard: Callable[[str], AbstractContextManager[None]] = lambda name: nullcontext(),
 ) -> dict[str, list[dict[str, float]]]:
-    """For each row, the seconds of `rounds` runs (`ROUNDS`); every round runs all rows once, after a warm-up round.
-    No run begins when the time is `over`: then there are fewer, or none."""
+    """Return the seconds of every row's runs. Each round runs all rows once, and one round before warms up.
+
+    rows: what is timed, by name.
+    rounds: how many rounds are measured; `ROUNDS` by default.
+    over: tells whether the time is over. No run begins then, so that there are fewer seconds, or none.
+    guard: gives the context in which the runs of a row are made, by its name. A context that swallows an error leaves
+        the row with fewer seconds than the others.
+    """
     seconds: dict[str, list[dict[str, float]]] = {name: [] for name in rows}
     turns = [(number, name) for number in range(-WARM_UP_ROUNDS, rounds or ROUNDS) for name in rows]
     for number, name in tqdm(turns, desc="latency, batch 1", unit="run"):
         if over():
             break
-        once = time_once(rows[name])
-        if number >= 0:
-            seconds[name].append(once)
+        with guard(name):
+            once = time_once(rows[name])
+            if number >= 0:
+                seconds[name].append(once)
     return seconds
 
 

@@ -109,9 +109,9 @@ def test_building_needs_a_full_unet_and_a_known_variant(full):
 
 def test_the_plan_is_dense_and_checks_the_models_shape(full):
     def context(denoiser, **params):
-        return SimpleNamespace(denoiser=denoiser, param=params.__getitem__, dense=lambda: "dense")
+        return SimpleNamespace(denoiser=denoiser, params=params, dense=lambda: "dense")
 
-    plan = method("bk_sdm")
+    plan = method("bk_sdm").plan
     assert plan(context(bk_sdm.build(full, "small"), variant="small")) == "dense"
     with pytest.raises(DipgoError, match="asks for BK-SDM base but its model is of BK-SDM small's shape"):
         plan(context(bk_sdm.build(full, "small"), variant="base"))

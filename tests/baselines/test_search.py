@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -12,37 +12,18 @@ from baselines import PlanContext, method
 from baselines.search import PATIENCE, SearchSpace
 from dipgo import DipgoError, Schedule, UnreachableRatio
 from dipgo.pruner.select import TOLERANCE
+from tests.helpers.studio import TinyStudio, Toy
 
 SEARCHES = ("random_search", "genetic_search")
 RATIO = 0.6
-
-
-class Toy:
-    """A fitness by arithmetic that counts like the real one."""
-
-    def __init__(self, loss: Callable[[Schedule], float]) -> None:
-        self.loss, self.seen, self.order = loss, {}, []
-
-    @property
-    def evaluations(self) -> int:
-        return len(self.seen)
-
-    def __call__(self, schedules: Sequence[Schedule]) -> list[float]:
-        for schedule in schedules:
-            if schedule.digest not in self.seen:
-                self.seen[schedule.digest] = self.loss(schedule)
-                self.order.append(schedule.digest)
-        return [self.seen[schedule.digest] for schedule in schedules]
 
 
 @pytest.fixture
 def search(tiny, tiny_costs):
     def go(name: str, fitness: Toy, calls: int = 10, ratio: float = RATIO, **settings):
         params = {"ratio": ratio, "search": settings}
-        context = PlanContext(
-            tiny.denoiser, tiny_costs, tiny.sampler("ddim", calls), params, train=None, plan_of=None, fitness=fitness
-        )
-        return method(name)(context)
+        sampler, studio = tiny.sampler("ddim", calls), TinyStudio(fitness=fitness)
+        return method(name).plan(PlanContext(tiny.denoiser, tiny_costs, sampler, params, studio))
 
     return go
 
@@ -135,7 +116,7 @@ def test_a_search_ends_where_nothing_new_is_left(search, tiny_costs, name):
     [
         ({"evaluations": 0}, "search.evaluations is 0; it must be at least 1"),
         ({"population": 0}, "search.population is 0"),
-        ({"evalutions": 5}, "unknown search setting 'evalutions'; did you mean evaluations"),
+        ({"evalutions": 5}, "unknown parameter 'evalutions'; did you mean evaluations"),
     ],
 )
 def test_bad_settings_are_one_clear_line(search, name, settings, says):
@@ -154,7 +135,7 @@ def test_step_search_finds_planted_calls_within_its_budget(tiny, tiny_costs, ord
     fitness = Toy(lambda schedule: float(np.abs(np.cumsum(~schedule.reuse) - planted).sum()))
     params = {"calls": 5, "order": order, "search": {"evaluations": 250}}
     sampler = tiny.sampler("ddim", 20)
-    context = PlanContext(tiny.denoiser, tiny_costs, sampler, params, train=None, plan_of=None, fitness=fitness)
-    plan = method("step_search")(context)
+    context = PlanContext(tiny.denoiser, tiny_costs, sampler, params, TinyStudio(fitness=fitness))
+    plan = method("step_search").plan(context)
     assert np.cumsum(~plan.schedule.reuse).tolist() == planted.tolist()
     assert fitness.evaluations <= 250 and plan.schedule.depth == 1 + order

@@ -11,7 +11,7 @@ import pytest
 
 from benchmarks import ROOT
 from benchmarks.machine.jobs import Job, run_jobs
-from dipgo import DipgoError
+from dipgo.errors import DipgoError, NotWritten
 
 
 class Jobs:
@@ -66,10 +66,21 @@ def test_a_job_is_asked_for_its_work_only_when_its_needs_are_done(jobs):
     assert set(jobs.run()) == {"second"}
 
 
-def test_any_other_error_ends_the_work(jobs):
-    jobs.add("full disk", error=OSError("no space"))
+@pytest.mark.parametrize("error", [RuntimeError("it diverged"), ZeroDivisionError("0"), KeyError("a"), TypeError("b")])
+def test_any_error_costs_its_own_job_and_says_which(jobs, error):
+    jobs.add("broken", error=error)
+    jobs.add("needs it", "broken")
     jobs.add("free")
-    with pytest.raises(OSError, match="no space"):
+    failed = jobs.run()
+    assert jobs.ran == ["broken", "free"] and failed.keys() == {"broken", "needs it"}
+    assert str(failed["needs it"]) == f"broken failed: {type(error).__name__}: {error}"
+
+
+@pytest.mark.parametrize("error", [NotWritten("no space"), KeyboardInterrupt()])
+def test_what_concerns_all_ends_the_work(jobs, error):
+    jobs.add("full disk", error=error)
+    jobs.add("free")
+    with pytest.raises(type(error)):
         jobs.run()
     assert jobs.ran == ["full disk"]
 
@@ -87,19 +98,36 @@ def alive(process: int) -> bool:
     return True
 
 
-def test_workers_end_with_a_killed_suite(tmp_path):
-    jobs = "{i: Job('', lambda: (linger, Path(sys.argv[1]))) for i in range(2)}"
-    imports = "import sys; from pathlib import Path; from benchmarks.machine.jobs import Job, run_jobs"
-    code = f"{imports}; from tests.test_jobs import linger\nrun_jobs({jobs}, 2)"
-    suite = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], cwd=ROOT)
+CODE = """
+import sys
+from pathlib import Path
+from benchmarks.machine.jobs import Job, run_jobs
+from tests.benchmarks.machine.test_jobs import linger
+try:
+    run_jobs({i: Job("", lambda: (linger, Path(sys.argv[1]))) for i in range(2)}, 2)
+except KeyboardInterrupt:
+    sys.exit(130)
+"""
+
+
+@pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGINT])
+def test_workers_end_with_their_suite_and_say_nothing(tmp_path, sent):
+    """As a terminal does it: Ctrl-C goes to all processes of the group."""
+    suite = subprocess.Popen(
+        [sys.executable, "-c", CODE, str(tmp_path)], cwd=ROOT, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
     deadline = time.monotonic() + 300
-    try:
-        while len(workers := [int(path.name) for path in tmp_path.iterdir()]) < 2 and time.monotonic() < deadline:
-            time.sleep(0.1)
-        assert len(workers) == 2 and all(map(alive, workers))
-    finally:
-        suite.send_signal(signal.SIGKILL)
-        suite.wait()
+    while len(workers := [int(path.name) for path in tmp_path.iterdir()]) < 2 and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert len(workers) == 2 and all(map(alive, workers))
+    if sent == signal.SIGINT:
+        os.killpg(suite.pid, sent)
+    else:
+        suite.send_signal(sent)
+    _, said = suite.communicate(timeout=300)
+    if sent == signal.SIGINT:
+        assert suite.returncode == 130 and not said
+        assert not any(map(alive, workers))
     while any(map(alive, workers)) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert not any(map(alive, workers))

@@ -1,89 +1,72 @@
+"""Pruners in the harness: what decides them, what they look at, and that they are kept."""
+
 from __future__ import annotations
 
-import json
 import mmap
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
+from baselines import learned_schedule, method
+from baselines.learned_schedule import PrunerTraining, Training, batches_of
 from benchmarks.machine.provenance import memory_meter
-from benchmarks.models import model as models
-from benchmarks.prepare import training
-from benchmarks.specs.run import RunSpec
-from benchmarks.supply import pipelines, zoo
-from dipgo import DipgoError, Sampler
-from tests.helpers.pipelines import CLASSES, dit
+from benchmarks.prepare import kept, studio
+from benchmarks.prepare.studio import RunStudio
+from dipgo import DipgoError
+from tests.benchmarks.prepare.conftest import spec_of
 
 SETTINGS = {"steps": 2, "lr": 1.0, "width": 8, "prompts": "classes"}
-SPEC = RunSpec(
-    id="ours",
-    profile="embedded",
-    model="tiny-dit",
-    revision="0",
-    method="dipgo",
-    scheduler="ddim",
-    steps=3,
-    guidance=2.0,
-    resolution=16,
-    dtype="float32",
-    prompts=("classes",),
-    limit=2,
-    seed=0,
-    metrics=(),
-)
 
 
-@pytest.fixture
-def tiny_zoo(monkeypatch, tmp_path):
-    """The zoo holds one class-conditional model and one prompt set of its classes."""
-    torch.manual_seed(0)
-    dit().save_pretrained(tmp_path / "dit")
-    model = models.prepared(SPEC.model, pipelines.read(tmp_path / "dit"))
-    sets = {"classes": [zoo.Prompt(i, CLASSES[i % 3], "", "") for i in range(60)]}
-    monkeypatch.setattr(models, "load", lambda setting: model)
-    monkeypatch.setattr(zoo, "prompts", lambda name: sets[name])
-    return model
+def trained(workspace: Path, **settings):
+    """The file of a training after it was made, and its scores."""
+    spec = spec_of("dipgo", 3, ratio=0.5, train=SETTINGS | settings)
+    ((path, training),) = kept.preparations(spec, workspace).items()
+    return path, training.make(RunStudio(spec, workspace).context())
 
 
 @pytest.mark.parametrize("unit", ["output", "delta", "call"])
 def test_scores_are_those_of_the_units_sites(tiny_zoo, tmp_path, unit):
-    done = training.train_once(SPEC, {**SETTINGS, "unit": unit}, tmp_path)
-    assert done.scores.shape == (3, len(tiny_zoo.costs_of(unit).graph.sites)) and (done.scores[0] == 1).all()
-    assert len(done.log) == 2 and done.seconds > 0 and done.peak_memory > 1e8
+    path, scores = trained(tmp_path, unit=unit)
+    assert scores.shape == (3, len(tiny_zoo.costs_of(unit).graph.sites)) and (scores[0] == 1).all()
+    done = kept.read(path)
+    assert len(done["log"]) == 2 and done["seconds"] > 0 and done["peak_memory"] > 1e8
 
 
 def test_a_training_is_kept_and_read_back(tiny_zoo, tmp_path, monkeypatch):
-    done = training.train_once(SPEC, SETTINGS, tmp_path)
-    monkeypatch.setattr(training, "train_pruner", pytest.fail)
-    again = training.train_once(SPEC, SETTINGS, tmp_path)
-    np.testing.assert_allclose(again.scores, done.scores)
-    assert (again.log, again.seconds, again.peak_memory) == (done.log, done.seconds, done.peak_memory)
-    assert json.loads(training.path_of(SPEC, SETTINGS, tmp_path).read_text())["model"] == SPEC.model
+    path, scores = trained(tmp_path)
+    before = path.read_bytes()
+    monkeypatch.setattr(learned_schedule, "train_pruner", pytest.fail)
+    np.testing.assert_array_equal(trained(tmp_path)[1], scores)
+    assert path.read_bytes() == before and kept.read(path)["model"] == "tiny-dit"
 
 
-def test_as_many_dense_pictures_are_made_as_the_training_looks_at(tiny_zoo, monkeypatch):
+def test_as_many_dense_pictures_are_made_as_the_training_looks_at(tiny_zoo, tmp_path, monkeypatch):
     made = []
-    sample = training.sample
+    sample = studio.sample
 
     def counting(model, plan, captions, *rest):
         made.append(len(captions))
         return sample(model, plan, captions, *rest)
 
-    monkeypatch.setattr(training, "sample", counting)
-    monkeypatch.setattr(training, "CHUNK", 2)
-    monkeypatch.setattr(training, "pictures_at_once", lambda resolution: 3)
-    sampler = Sampler("ddim", tiny_zoo.scheduler_config, SPEC.steps)
-    batches = training._batches(tiny_zoo, sampler, SPEC, {"steps": 3, "batch": 2, "prompts": "classes"})
+    monkeypatch.setattr(studio, "sample", counting)
+    monkeypatch.setattr(learned_schedule, "CHUNK", 2)
+    monkeypatch.setattr(studio, "pictures_at_once", lambda resolution: 3)
+    looked = RunStudio(spec_of("dipgo", 3, ratio=0.5), tmp_path)
+    batches = batches_of(Training(steps=3, batch=2, prompts="classes"), looked)
     drawn = [next(batches) for _ in range(3)]
     assert made == [3, 1, 2]
     seeds = [seed for batch in drawn for seed in batch.seeds]
     assert len(set(seeds)) == 6 and all(batch.images.shape == (2, 3, 16, 16) for batch in drawn)
 
 
-def test_usual_settings_change_no_digest_and_others_do(tmp_path):
+def test_usual_settings_change_no_address_and_others_do(tmp_path):
+    spec = spec_of("dipgo", 3, ratio=0.5)
+
     def path(**settings):
-        return training.path_of(SPEC, settings, tmp_path)
+        return kept.path_of(spec, PrunerTraining(Training(**settings)), tmp_path)
 
     assert path().stem == "82519e983de03470"  # of the trainings before forecasts: who has one keeps it
     assert path() == path(unit="output", prompts="train", order=0, coefficient_lr=0.0)
@@ -92,11 +75,18 @@ def test_usual_settings_change_no_digest_and_others_do(tmp_path):
 
 
 def test_bad_settings_are_named(tiny_zoo, tmp_path):
-    with pytest.raises(DipgoError, match="unknown training setting 'step'; did you mean steps"):
-        training.path_of(SPEC, {"step": 2}, tmp_path)
+    with pytest.raises(DipgoError, match="dipgo.train: unknown parameter 'step'; did you mean steps"):
+        trained(tmp_path, step=2)
     with pytest.raises(DipgoError, match="unknown unit 'deltas'; did you mean delta"):
-        training.train_once(SPEC, {**SETTINGS, "unit": "deltas"}, tmp_path)
-    assert not list(tmp_path.glob("*.json"))
+        trained(tmp_path, unit="deltas")
+    assert not list((tmp_path / "pruners").glob("*"))
+
+
+def test_a_run_without_settings_trains_by_the_defaults(tmp_path):
+    assert method("dipgo").prepares({"ratio": 0.5}) == (PrunerTraining(Training()),)
+    spec = spec_of("dipgo", 3, ratio=0.5)
+    (path,) = kept.preparations(spec, tmp_path)
+    assert list(kept.preparations(replace(spec, params={"ratio": 0.5, "train": {}}), tmp_path)) == [path]
 
 
 def test_the_memory_meter_sees_what_was_freed_again():

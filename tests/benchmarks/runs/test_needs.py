@@ -6,10 +6,8 @@ import pytest
 
 from benchmarks import ROOT
 from benchmarks.commands.macs import count_run
-from benchmarks.prepare import forecasts, training
-from benchmarks.prepare import search as fitness
+from benchmarks.prepare import kept
 from benchmarks.runs import needs
-from benchmarks.runs.tasks import FORECASTS, PRUNERS, SEARCHES
 from benchmarks.specs import record
 from benchmarks.specs.run import RunSpec
 from benchmarks.specs.suite import load_suite
@@ -57,9 +55,9 @@ def test_a_training_counts_once_and_not_when_it_is_through(tmp_path):
     assert found["ours-0.80"].preparing == pytest.approx(4000 * found["plms-50"].macs)
     assert found["ours-0.85"].preparing == 0
     spec = found["ours-0.80"].spec
-    path = training.path_of(spec, spec.params["train"], tmp_path / PRUNERS)
+    (path,) = kept.preparations(spec, tmp_path)
     path.parent.mkdir()
-    path.touch()
+    path.write_text("{}")
     assert by_id(needs.needs(suite(), tmp_path))["ours-0.80"].preparing == 0
 
 
@@ -67,7 +65,6 @@ def test_a_search_counts_its_evaluations(tmp_path):
     (search,) = needs.needs(suite("table6", "paper", "search-random-0.80"), tmp_path)
     dense = search.macs / (1 - 0.8)
     assert search.preparing == pytest.approx(500 * dense * (1 + 1000 * 0.2))
-    assert fitness.path_of(search.spec, tmp_path / SEARCHES).parent == tmp_path / SEARCHES
 
 
 def test_a_learning_and_a_step_search_count_what_they_may_try(tmp_path):
@@ -81,9 +78,9 @@ def test_a_learning_and_a_step_search_count_what_they_may_try(tmp_path):
     assert searched.preparing == pytest.approx(images * dense.macs * (1 + evaluations * share))
     tried = 3 * (5 * 3 * 2 + 4 + 5 * 4 + 4)  # rounds of: changes, dampings, moves one by one, moves together
     assert learned.preparing == pytest.approx(32 * dense.macs * (1 + tried * share))
-    path = forecasts.path_of(learned.spec, tmp_path / FORECASTS)
+    (path,) = kept.preparations(learned.spec, tmp_path)
     path.parent.mkdir()
-    path.touch()
+    path.write_text("{}")
     (again,) = needs.needs([learned.spec], tmp_path)
     assert again.preparing == 0
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import shutil
 from pathlib import Path
 
@@ -10,10 +11,10 @@ import numpy as np
 import pytest
 from filelock import FileLock
 
+from baselines import learned_schedule
 from benchmarks.__main__ import SOME_ROWS_ABSENT, main
 from benchmarks.models import generate
 from benchmarks.models.macs import macs_cells
-from benchmarks.prepare import training
 from benchmarks.quality.fidelity import load
 from benchmarks.specs import record
 from benchmarks.speed import latency
@@ -170,7 +171,7 @@ def test_a_pruner_is_trained_once_for_equal_settings(bench, monkeypatch):
     if bench.record("ours").metrics:
         cells = bench.record("ours").metrics["all"]
         assert cells["training_seconds"]["value"] > 0 and cells["training_peak_memory"]["value"] > 1e8
-    monkeypatch.setattr(training, "train_pruner", pytest.fail)
+    monkeypatch.setattr(learned_schedule, "train_pruner", pytest.fail)
     assert bench.run(rows=["ours"], ratio=0.25) in (0, SOME_ROWS_ABSENT)
 
 
@@ -187,10 +188,10 @@ def test_a_failed_training_costs_its_own_rows_only(bench, capsys, monkeypatch):
         yield
 
     monkeypatch.setattr(latency, "ROUNDS", 1)
-    monkeypatch.setattr(training, "train_pruner", diverge)
+    monkeypatch.setattr(learned_schedule, "train_pruner", diverge)
     shutil.rmtree(bench.workspace / bench.record("half").digest)
     assert bench.run(rows=["ours", "half"]) == SOME_ROWS_ABSENT
-    assert "error: ours: the pruner's training failed: it diverged" in capsys.readouterr().err
+    assert "error: ours: pruner training of ours failed: RuntimeError: it diverged" in capsys.readouterr().err
     assert bench.record("ours").absent["psnr"].endswith("it diverged") and bench.record("half").metrics
 
 
@@ -257,12 +258,10 @@ def test_a_field_that_cannot_be_set_is_named(bench, capsys, text, says):
 def test_a_full_disk_leaves_nothing_half_written(bench, capsys, monkeypatch):
     shutil.rmtree(bench.workspace)
 
-    def full(path, data):
-        with open(path, "wb") as file:
-            file.write(data[:10])
+    def full(*paths):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(Path, "write_bytes", full)
+    monkeypatch.setattr(os, "replace", full)
     assert bench.run(rows=["dense"]) == 1
     errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
     assert len(errors) == 1 and "No space left" in errors[0]

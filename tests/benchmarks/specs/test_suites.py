@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import ROOT
-from benchmarks.prepare import training
+from benchmarks.prepare import kept
 from benchmarks.specs import record
 from benchmarks.specs.files import read_toml
 from benchmarks.specs.run import PROFILES, RunSpec
@@ -140,7 +140,7 @@ def test_an_id_is_one_run_in_all_suites_so_that_shared_rows_are_measured_once():
 
 def test_runs_that_need_the_same_pruner_share_its_training():
     def trainings(name: str) -> dict[str, Path]:
-        return {spec.id: training.path_of(spec, spec.params["train"], Path()) for spec in pruned(name)}
+        return {spec.id: next(iter(kept.preparations(spec, Path()))) for spec in pruned(name)}
 
     one, five, six, seven = (trainings(name) for name in ("table1", "table5", "table6", "table7"))
     assert len(set(one.values())) == 1  # once for all ratios

@@ -1,0 +1,84 @@
+"""A method that learns something, in one file: which calls change their output least, seen on dense runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import torch
+
+from baselines.plan import Plan, PlanContext
+from baselines.preparation import Estimate, Lesson, Preparation, State, Step
+from dipgo import picture_seeds, rollout
+
+EXAMPLES = ({"calls": 2, "look": {"pictures": 2}},)
+
+
+@dataclass(frozen=True)
+class Look:
+    """What is looked at."""
+
+    pictures: int = 3
+
+
+@dataclass(frozen=True)
+class Changes(Lesson):
+    """The change of the output from call to call, float [calls], averaged over pictures."""
+
+    settings: Look
+
+    folder, title = "changes", "look at changes"
+
+    def identity(self) -> dict[str, Any]:
+        return asdict(self.settings)
+
+    def macs(self, run: Estimate) -> float:
+        return self.settings.pictures * run.macs
+
+    @property
+    def total(self) -> int:
+        return self.settings.pictures
+
+    def steps(self, context: PlanContext, state: State | None) -> Iterator[Step]:
+        total = state.tensors["total"] if state else torch.zeros(context.sampler.calls)
+        captions, seeds = context.studio.captions("train"), picture_seeds(7, range(self.total))
+        for number in range(state.data["done"] if state else 0, self.total):
+            pictures = context.studio.pictures([captions[number]], [seeds[number]])
+            total = total + self.changes(context, pictures)
+            yield Step(
+                {"change": total.mean().item()},
+                lambda total=total, done=number + 1: State({"total": total}, {"done": done}),
+                lambda total=total: {"changes": total.tolist()},
+            )
+
+    @torch.no_grad()
+    def changes(self, context: PlanContext, pictures: Any) -> torch.Tensor:
+        outputs = []
+        handle = context.denoiser.register_forward_hook(lambda module, args, output: outputs.append(output[0]))
+        try:
+            noise, conditioning, seeds = pictures
+            rollout(context.denoiser, context.sampler, noise, conditioning, context.studio.guidance, seeds)
+        finally:
+            handle.remove()
+        return torch.stack([(b - a).square().mean() for a, b in pairwise([outputs[0], *outputs])])
+
+
+@dataclass(frozen=True)
+class Params:
+    """How many calls are computed, and what they are chosen by."""
+
+    calls: int
+    look: Look = Look()
+
+
+def prepares(params: Params) -> tuple[Preparation, ...]:
+    return (Changes(params.look),)
+
+
+def plan(context: PlanContext, params: Params) -> Plan:
+    changes = np.array(prepares(params)[0].make(context)["changes"])
+    changes[0] = np.inf
+    return context.skipping(sorted(np.argsort(-changes, kind="stable")[: params.calls].tolist()))
