@@ -90,7 +90,7 @@ class PlanContext:
 
     def at_sites(self, sites: Sequence[str]) -> PlanContext:
         """The same context over other sites."""
-        return replace(self, costs=family_of(self.denoiser).costs(self.denoiser, sites))
+        return replace(self, costs=family_of(self.denoiser).costs(self.denoiser, sites, self.costs.inputs))
 
     def at_unit(self, unit: Unit) -> PlanContext:
         """The same context over the family's own sites of a unit."""

@@ -73,7 +73,7 @@ class Calibration:
     def _losses(self, schedules: Sequence[Schedule], part: slice) -> list[float]:
         """`losses` on some of the pictures."""
         model = self.model
-        graph = model.family.costs(model.denoiser, schedules[0].sites).graph
+        graph = model.costs_at(schedules[0].sites).graph
         noise = initial_noise(self.seeds[part], model.latent_shape).to(model.device)
         conditioning = model.condition(self.captions[part], self.guidance)
         scale = model.branch_guidance(self.guidance)
@@ -88,7 +88,7 @@ class Calibration:
         start = perf_counter()
         dense = self._sample(self.dense)
         between = perf_counter()
-        costs = self.model.family.costs(self.model.denoiser, schedule.sites)
+        costs = self.model.costs_at(schedule.sites)
         self.loss(self._sample(Plan(self.sampler, schedule, costs)), dense).item()
         end = perf_counter()
         return end - start, end - between
