@@ -11,17 +11,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from diffusers import UNet2DConditionModel
+from diffusers.utils import logging
 from torch import nn
 
 from baselines.plan import Plan, PlanContext
-from dipgo.errors import DipgoError, unknown
+from dipgo.errors import DipgoError, first_line, unknown
 
 VARIANTS = ("base", "small", "tiny")
 EXAMPLES = tuple({"variant": variant} for variant in VARIANTS)
 
 
 def variant_of(denoiser: nn.Module) -> str:
-    """Which variant a denoiser's shape is; raises `DipgoError` for any other shape."""
+    """Return the variant whose shape a denoiser has; raise `DipgoError` for any other shape."""
     if not isinstance(denoiser, UNet2DConditionModel):
         raise DipgoError(f"{type(denoiser).__name__} is no BK-SDM checkpoint; give a UNet2DConditionModel's")
     layers, stages = denoiser.config.layers_per_block, len(denoiser.down_blocks)
@@ -37,21 +38,36 @@ def variant_of(denoiser: nn.Module) -> str:
 
 
 def load(source: str | Path) -> UNet2DConditionModel:
-    """The float32 U-Net of a diffusers folder or of a hub id such as ``nota-ai/bk-sdm-small``.
+    """Return the float32 U-Net of a diffusers folder or of a hub id such as ``nota-ai/bk-sdm-small``.
 
-    Raises `DipgoError` where there is no U-Net or one of another shape.
+    Raises `DipgoError` where there is no U-Net, one of another shape, or one whose safetensors files do not hold
+    exactly its weights. Pickled weights are not read.
     """
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity(logging.CRITICAL)  # what diffusers would warn of is an error below
     try:
-        unet = UNet2DConditionModel.from_pretrained(source, subfolder="unet")
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise DipgoError(f"no BK-SDM U-Net in {source}: {reason}; give a Stable Diffusion folder or hub id") from error
+        unet, keys = UNet2DConditionModel.from_pretrained(
+            source, subfolder="unet", use_safetensors=True, output_loading_info=True
+        )
+    except Exception as error:  # diffusers, safetensors and json raise what they like on a damaged checkpoint
+        raise DipgoError(
+            f"no BK-SDM U-Net in {source}: {first_line(error).rstrip(' .')}; give a Stable Diffusion folder or hub id "
+            "with safetensors weights"
+        ) from error
+    finally:
+        logging.set_verbosity(verbosity)
+    for kind in ("missing", "unexpected", "mismatched"):
+        if names := sorted(map(str, keys[f"{kind}_keys"])):
+            more = f" and {len(names) - 3} more" * (len(names) > 3)
+            raise DipgoError(
+                f"{source}: {kind} weights in its U-Net: {', '.join(names[:3])}{more}; download the checkpoint again"
+            )
     variant_of(unet)
     return unet
 
 
 def _origin(key: str, variant: str) -> str:
-    """The full U-Net's name of a removed U-Net's weight."""
+    """Return the name that a removed U-Net's weight has in the full U-Net."""
     parts = key.split(".")
     if parts[0] == "up_blocks":
         parts[1] = str(int(parts[1]) + (variant == "tiny"))
@@ -61,7 +77,7 @@ def _origin(key: str, variant: str) -> str:
 
 
 def build(unet: UNet2DConditionModel, variant: str) -> UNet2DConditionModel:
-    """The removed architecture as a new U-Net with copies of the weights that ``unet`` has for it.
+    """Return the removed architecture as a new U-Net with copies of the weights that ``unet`` has for it.
 
     Raises `DipgoError` for a U-Net that is not of Stable Diffusion 1's or 2's shape, and for ``tiny`` where its two
     innermost stages differ in width.
@@ -99,7 +115,7 @@ class Params:
 
 
 def plan(context: PlanContext, params: Params) -> Plan:
-    """Sample densely; the run's model must be a checkpoint of the variant that the run asks for."""
+    """Return the dense plan; the model of the run must be a checkpoint of the variant that the run asks for."""
     asked, found = params.variant, variant_of(context.denoiser)
     if asked not in VARIANTS:
         raise unknown("BK-SDM variant", asked, VARIANTS)

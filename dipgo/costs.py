@@ -1,52 +1,42 @@
-"""MACs: one dense forward counted per site; a schedule's cost is the sum over the sites that it runs.
+"""MACs: one dense call counted per site; a schedule's cost is the sum over the sites that it runs.
 
-Two conventions. `full`: convolutions, linear layers and attention products, every guidance branch, every call.
-`paper`: one call a step, and by family (`PaperMacs`) with or without attention products and the second branch.
+There are two conventions. `full` counts all matrix products: convolutions, linear layers and attention products, in
+every guidance branch and every call. `paper` counts what the paper does: one call a step, and by family (`PaperMacs`)
+with or without attention products and the second guidance branch.
+
+Products are counted where torch dispatches them, while the denoiser runs (`RanMacs`). So a product counts under
+whatever name it was called, what runs twice counts twice, and what does not run does not count; the meta device, where
+there are shapes and no weights, gives the same counts. fvcore, the counter of the paper, is the oracle of the tests:
+both agree on every family in the suite.
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
 from math import prod
 from typing import Any
 
 import numpy as np
 import torch
-from fvcore.nn import FlopCountAnalysis
-from fvcore.nn.jit_handles import einsum_flop_jit
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 from torch.utils.flop_counter import flop_registry
 
 from dipgo.errors import DipgoError
-from dipgo.graph import BlockGraph, Execution, Site, resolve
+from dipgo.graph import BlockGraph, Execution, Site, call_once, resolve
 from dipgo.schedule import Schedule
-
-LAYER_OPERATORS = ("conv", "convolution", "linear", "addmm", "mm")  # convolutions and linear layers
-ATTENTION_OPERATORS = ("attention", "matmul", "bmm", "baddbmm", "einsum")
-MATRIX_PRODUCTS = (
-    "matmul",
-    "mm",
-    "bmm",
-    "baddbmm",
-    "addmm",
-    "addbmm",
-    "einsum",
-    "linear",
-    "conv",
-    "attention",
-)
 
 
 @dataclass(frozen=True)
 class Costs:
-    """MACs of one dense denoiser call at batch 1: `sites` [N] per site, `rest` of all that lies outside of them."""
+    """MACs of one dense denoiser call at batch 1, in one convention."""
 
     sites: np.ndarray
+    """Float [sites]: what is saved where a site does not run."""
     rest: float
+    """All that runs outside of the sites."""
 
     @property
     def dense(self) -> float:
@@ -54,35 +44,40 @@ class Costs:
         return float(self.sites.sum() + self.rest)
 
     def per_call(self, execution: Execution) -> np.ndarray:
-        """MACs of each call, float [calls]. A call that is not entered is free."""
+        """Return the MACs of each call, float [calls]. A call that is not entered is free."""
         return execution.computed @ self.sites + self.rest * execution.entered
 
 
 @dataclass(frozen=True)
 class PaperMacs:
-    """How the paper counts a family's MACs: are attention products in, and the second guidance branch."""
+    """How the paper counts a family's MACs."""
 
     attention: bool = False
+    """Whether attention products are counted."""
     branches: int = 1
+    """How many guidance branches are counted."""
 
 
 @dataclass(frozen=True)
 class CostModel:
-    """Both conventions for one denoiser, bound to its block graph. `paper_branches`: charged by the paper."""
+    """Both conventions for one denoiser, bound to its block graph."""
 
     graph: BlockGraph
     paper: Costs
     full: Costs
     paper_branches: int = 1
+    """How many guidance branches the paper charges."""
+    inputs: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
+    """The inputs of the call that was counted, by the names of the denoiser's arguments."""
 
     def pruned_ratio(self, schedule: Schedule, convention: str = "paper") -> float:
-        """The share of the dense run's MACs that a schedule saves, its cascade included (Algorithm 1's p*)."""
+        """Return the share of the dense run's MACs that a schedule saves, its cascade included (Algorithm 1's p*)."""
         costs = getattr(self, convention)
         spent = costs.per_call(self.graph.execute(schedule)).sum()
         return float(1 - spent / (schedule.calls * costs.dense))
 
     def step_skip_share(self, schedule: Schedule) -> float | None:
-        """The share of the saved MACs that lies in calls where no block runs; None if nothing is saved.
+        """Return the share of the saved MACs that lies in calls where no block runs; None if nothing is saved.
 
         1 means that the schedule is a choice of calls: the same sampler with fewer, unevenly spaced steps.
         """
@@ -91,7 +86,7 @@ class CostModel:
         return float(saved[~execution.computed_calls].sum() / saved.sum()) if saved.sum() > 0 else None
 
     def freed_shares(self) -> np.ndarray:
-        """gamma of Eq. 3, float [sites]: the share of a call's MACs that pruning only this block frees."""
+        """Return gamma of Eq. 3, float [sites]: the share of a call's MACs that pruning only this block frees."""
         count = len(self.graph.sites)
         shares = []
         for site in range(count):
@@ -105,120 +100,169 @@ class CostModel:
 def count_costs(
     denoiser: nn.Module, graph: BlockGraph, inputs: Mapping[str, Any], paper: PaperMacs = PaperMacs()
 ) -> CostModel:
-    """Count one dense forward of `denoiser(**inputs)` (batch 1), per site and operator: with fvcore, or on the meta
-    device, where there are shapes and no weights, with torch's own formulas. Both give the same counts.
+    """Count one dense call `denoiser(**inputs)` (batch 1, no guidance), site by site.
 
-    Raises `DipgoError` when the forward holds a matrix product that has no count.
+    Longer texts, larger pictures and adapters cost more: give the inputs that the pipeline passes (`Family.inputs`).
+    Raises `DipgoError` where the call fails or holds a matrix product that has no count.
     """
-    calls: dict[str, tuple] = {}
-    handles = [
-        resolve(denoiser, Site.parse(site).module).register_forward_pre_hook(
-            lambda _, args, kwargs, site=site: calls.update({site: (args, kwargs)}), with_kwargs=True
-        )
-        for site in graph.sites
-    ]
+    ran, spent = RanMacs(), np.zeros((len(graph.sites), 2))
+
+    def meter(row: int, sign: int) -> tuple[Callable, Callable]:
+        """Hooks that add to a row of `spent` what runs between them."""
+        started = []
+
+        def after(*_: Any) -> None:
+            spent[row] += sign * (ran.by_kind - started.pop())
+
+        return lambda *_: started.append(ran.by_kind.copy()), after
+
+    handles = []
+    for row, site in enumerate(map(Site.parse, graph.sites)):
+        metered = [(resolve(denoiser, site.module), 1)]
+        shortcut = getattr(metered[0][0], "conv_shortcut", None)
+        if site.delta and shortcut is not None:  # the residual stream flows through it in any case
+            metered.append((shortcut, -1))
+        for module, sign in metered:
+            before, after = meter(row, sign)
+            handles += [module.register_forward_pre_hook(before), module.register_forward_hook(after)]
     try:
-        whole = _count(denoiser, (), {**inputs, "return_dict": False})
+        with ran:
+            call_once(denoiser, inputs)
     finally:
         for handle in handles:
             handle.remove()
-    sites = [_count_site(denoiser, Site.parse(site), *calls[site]) for site in graph.sites]
 
-    def costs(attention: bool) -> Costs:
-        operators = LAYER_OPERATORS + ATTENTION_OPERATORS * attention
-        total = sum(whole[operator] for operator in operators)
-        per_site = np.array([float(sum(site[operator] for operator in operators)) for site in sites])
-        return Costs(per_site, float(total - per_site.sum()))
+    def costs(kinds: Sequence[int]) -> Costs:
+        sites = spent[:, kinds].sum(1)
+        return Costs(sites, float(ran.by_kind[kinds].sum() - sites.sum()))
 
-    return CostModel(graph, costs(paper.attention), costs(True), paper.branches)
+    counted = [0, 1] if paper.attention else [0]
+    return CostModel(graph, costs(counted), costs([0, 1]), paper.branches, inputs)
 
 
-def _count_site(denoiser: nn.Module, site: Site, args: tuple, kwargs: Mapping[str, Any]) -> Counter:
-    """MACs that reusing a site saves. Its own forward is counted, and not its share of the denoiser's: a final layer
-    may borrow parts of a block (DiT's does), which run whether the block does or not."""
-    module = resolve(denoiser, site.module)
-    counts = _count(module, args, kwargs)
-    shortcut = getattr(module, "conv_shortcut", None)
-    if site.delta and shortcut is not None:  # the residual stream flows through it in any case
-        counts.subtract(_count(shortcut, args[:1], {}))
-    return counts
+class RanMacs(TorchDispatchMode):
+    """Counts the MACs of all matrix products that run inside this context.
 
-
-def _count(module: nn.Module, args: tuple, kwargs: Mapping[str, Any]) -> Counter:
-    """MACs of one forward by the names of operators."""
-    call = _Positional(module, (args, dict(kwargs)))
-    if any(tensor.is_meta for tensor in call.tensors):  # where fvcore's traces do not run
-        with torch.no_grad(), _ProductsOfShapes() as products:
-            module(*args, **kwargs)
-        return products.macs
-    analysis = FlopCountAnalysis(call, call.tensors)
-    analysis.set_op_handle("aten::scaled_dot_product_attention", _attention_macs)
-    analysis.set_op_handle("aten::baddbmm", _baddbmm_macs)
-    analysis.set_op_handle("aten::einsum", _einsum_macs)
-    analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
-    with torch.no_grad():
-        counts = Counter(analysis.by_operator())
-    uncounted = [op for op in analysis.unsupported_ops() if _is_matrix_product(op)]
-    if uncounted:
-        raise DipgoError(f"fvcore has no count for {', '.join(sorted(uncounted))}; add a handle in dipgo/costs.py")
-    return counts
-
-
-class _ProductsOfShapes(TorchDispatchMode):
-    """Adds up the MACs of all matrix products inside, by torch's formulas and names of operators."""
+    The counts are those of torch's operators at the shapes that they are called with, so that they hold for gated
+    denoisers and for other caches, too. Raises `DipgoError` for a product that has no formula here or in torch.
+    """
 
     def __init__(self) -> None:
         super().__init__()
-        self.macs: Counter = Counter()
+        self._fused: list[bool] = []
+        self.by_kind = np.zeros(2)
+        """MACs of layers (convolutions, linear and recurrent ones), and of batched products, as in attention."""
+
+    @property
+    def total(self) -> float:
+        """All MACs so far."""
+        return float(self.by_kind.sum())
+
+    def __enter__(self) -> RanMacs:
+        self._fused.append(torch.backends.mha.get_fastpath_enabled())
+        torch.backends.mha.set_fastpath_enabled(False)  # a whole encoder layer as one operator would hide its products
+        return super().__enter__()
+
+    def __exit__(self, *error: Any) -> None:
+        torch.backends.mha.set_fastpath_enabled(self._fused.pop())
+        super().__exit__(*error)
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
-        out = func(*args, **kwargs)
-        name = func._schema.name.removeprefix("aten::")
-        if func.overloadpacket in flop_registry:
-            self.macs[name] += flop_registry[func.overloadpacket](*args, **kwargs, out_val=out) // 2
-        elif _is_matrix_product(name):
-            raise DipgoError(f"torch has no count for aten::{name}; count this model with weights, off the meta device")
+        if _is_composite(func):  # in inference mode torch leaves it to us to take an operator apart
+            with self:
+                return func.decompose(*args, **kwargs)
+        out, formula = func(*args, **kwargs), _formula(func)
+        if formula is not None:
+            batched = "attention" in func.name() or "bmm" in func.name()
+            self.by_kind[int(batched)] += formula(*args, **kwargs, out_val=out)
         return out
 
 
-class _Positional(nn.Module):
-    """One call of a module as fvcore traces it: tensors in by position, tensors out."""
-
-    def __init__(self, module: nn.Module, call: tuple[tuple, dict[str, Any]]) -> None:
-        super().__init__()
-        self.module = module
-        self.leaves, self.form = tree_flatten(call)
-        self.tensors = tuple(leaf for leaf in self.leaves if isinstance(leaf, torch.Tensor))
-
-    def forward(self, *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        fresh = iter(tensors)
-        leaves = [next(fresh) if isinstance(leaf, torch.Tensor) else leaf for leaf in self.leaves]
-        args, kwargs = tree_unflatten(leaves, self.form)
-        return tuple(leaf for leaf in tree_leaves(self.module(*args, **kwargs)) if isinstance(leaf, torch.Tensor))
+@cache
+def _is_composite(func: Any) -> bool:
+    """Whether torch has an operator made of others and no formula for the whole."""
+    key = torch._C.DispatchKey.CompositeImplicitAutograd
+    has_parts = torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), key)
+    return has_parts and func.overloadpacket not in flop_registry
 
 
-def _is_matrix_product(op: str) -> bool:
-    name = op.removeprefix("aten::").strip("_")
-    return name in MATRIX_PRODUCTS or "conv" in name or "attention" in name
+@cache
+def _formula(func: Any) -> Callable[..., int] | None:
+    """The MACs of an operator by its arguments, None where it multiplies no matrices; raises where nobody knows."""
+    namespace, name = func._schema.name.split("::")
+    if namespace == "aten" and name.rstrip("_") in FORMULAS:
+        return FORMULAS[name.rstrip("_")]
+    if func.overloadpacket in flop_registry:
+        return lambda *args, **kwargs: flop_registry[func.overloadpacket](*args, **kwargs) // 2
+    if namespace in KNOWN and not _is_product(name):
+        return None
+    raise DipgoError(
+        f"no count of MACs for the operator {namespace}::{name}; give torch its formula with "
+        "torch.utils.flop_counter.register_flop_formula"
+    )
 
 
-def _shape(value: Any) -> list[int]:
-    return value.type().sizes()
+def _product(a: torch.Tensor, b: torch.Tensor, *_: Any, **__: Any) -> int:
+    return a.numel() * b.shape[-1]
 
 
-def _attention_macs(inputs: list[Any], outputs: list[Any]) -> Counter:
-    """Query-key and attention-value products of scaled_dot_product_attention."""
-    (*batch, queries, width), keys, values = _shape(inputs[0]), _shape(inputs[1])[-2], _shape(inputs[2])[-1]
-    return Counter({"attention": prod(batch) * queries * keys * (width + values)})
+def _added_product(_: torch.Tensor, a: torch.Tensor, b: torch.Tensor, *__: Any, **___: Any) -> int:
+    return _product(a, b)
 
 
-def _einsum_macs(inputs: list[Any], outputs: list[Any]) -> Counter:
-    """fvcore charges for a single operand, too, which is merely rearranged (patches to a picture)."""
-    operands = list(inputs[1].node().inputs())
-    return Counter({"einsum": einsum_flop_jit(inputs, outputs) if len(operands) > 1 else 0})
+def _attention(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *_: Any, **__: Any) -> int:
+    """Query-key and attention-value products; there may be fewer heads of keys than of queries."""
+    return query[..., 0].numel() * key.shape[-2] * (query.shape[-1] + value.shape[-1])
 
 
-def _baddbmm_macs(inputs: list[Any], outputs: list[Any]) -> Counter:
-    batch, rows, inner = _shape(inputs[1])
-    return Counter({"baddbmm": batch * rows * inner * _shape(inputs[2])[-1]})
+def _recurrent(inputs: torch.Tensor, *given: Any, **_: Any) -> int:
+    """Every step multiplies by all weight matrices, which follow the inputs one by one or in a list."""
+    matrices = given[0] if isinstance(given[0], (list, tuple)) else given[:2]
+    return inputs[..., 0].numel() * sum(weight.numel() for weight in matrices if weight.ndim == 2)
+
+
+def _trilinear(one: torch.Tensor, weight: torch.Tensor, other: torch.Tensor, *new_axes: Any, **_: Any) -> int:
+    """Every element of the three factors' common shape takes one multiplication with the weight."""
+    shapes = []
+    for factor, axes in zip((one, weight, other), new_axes, strict=False):
+        shape = list(factor.shape)
+        for axis in sorted(axes):
+            shape.insert(axis, 1)
+        shapes.append(shape)
+    return prod(torch.broadcast_shapes(*shapes))
+
+
+# What torch's own table lacks, or cannot count for grouped heads.
+FORMULAS: dict[str, Callable[..., int]] = {
+    **dict.fromkeys(("mm", "bmm", "_int_mm"), _product),
+    **dict.fromkeys(("addmm", "baddbmm", "addbmm", "_addmm_activation"), _added_product),
+    **dict.fromkeys(("mv", "dot", "vdot"), lambda a, *_, **__: a.numel()),
+    "addmv": lambda _, matrix, *__, **___: matrix.numel(),
+    **{
+        f"_scaled_dot_product_{kernel}": _attention
+        for kernel in (
+            "flash_attention",
+            "flash_attention_for_cpu",
+            "efficient_attention",
+            "cudnn_attention",
+            "fused_attention_overrideable",
+            "attention_math_for_mps",
+        )
+    },
+    **dict.fromkeys(("mkldnn_rnn_layer", "_cudnn_rnn"), _recurrent),
+    "_trilinear": _trilinear,
+}
+KNOWN = ("aten", "prim", "prims", "profiler")  # namespaces whose operators do what their names say
+PRODUCT_WORDS = {
+    *("mm", "addmm", "bmm", "baddbmm", "addbmm", "sspaddmm", "hspmm", "mv", "addmv", "dot", "vdot", "matmul", "linear"),
+    *("inner", "einsum", "trilinear", "bilinear", "cdist", "attention", "transformer", "rnn", "lstm", "gru"),
+}
+
+
+def _is_product(name: str) -> bool:
+    """Whether an operator's name says that it multiplies matrices."""
+    words = name.strip("_").split("_")
+    if "thnn" in words or "weight" in words[-1:] or "backward" in words:  # gates after their products; packing
+        return False
+    return any(word in PRODUCT_WORDS or (word.startswith("conv") and word != "convert") for word in words)

@@ -1,37 +1,38 @@
-"""Which block reads which: traced from one forward pass, so that no family needs a topology table."""
+"""Which block reads which: traced from one call of the denoiser, so that no family needs a topology table."""
 
 from __future__ import annotations
 
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_map_only
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from dipgo.errors import DipgoError
+from dipgo.errors import DipgoError, first_line
 from dipgo.schedule import Schedule
 
 INPUT = -1  # stands for the denoiser's own inputs among the sites that a tensor was made from
+NOTHING: frozenset[int] = frozenset()
 DELTA = ":delta"
 WHOLE_CALL = ""  # the denoiser itself as the one gated module
 
 
 @dataclass(frozen=True)
 class Site:
-    """Where a denoiser is gated, written as `module` or `module:delta`.
-
-    `module` is a dotted path; "" is the denoiser itself, so that its one site is a whole call. Reused is the
-    module's last output (the paper's reading: all that only this module needed is freed), or with `delta` what
-    its residual branch added last, on top of this call's residual stream (earlier blocks stay alive).
-    """
+    """Where a denoiser is gated, written as `module` or `module:delta`."""
 
     module: str
+    """Dotted path. "" is the denoiser itself, so that its one site is a whole call."""
     delta: bool = False
+    """False: a reused site gives its last output, as in the paper, and frees all that only this module needed. True:
+    it gives what its residual branch added last, on top of this call's residual stream, so that earlier blocks run."""
 
     @classmethod
     def parse(cls, text: str) -> Site:
@@ -43,11 +44,14 @@ class Site:
 
 @dataclass(frozen=True)
 class Execution:
-    """What a schedule makes of every (call, site): bool [calls, sites] arrays that exclude each other."""
+    """What a schedule makes of every site in every call. The first three exclude each other."""
 
     computed: np.ndarray
+    """Bool [calls, sites]: the site runs."""
     reused: np.ndarray
+    """Bool [calls, sites]: the site does not run, and its last values stand in."""
     dead: np.ndarray
+    """Bool [calls, sites]: the site does not run, and nobody reads it."""
     entered: np.ndarray
     """Bool [calls]: calls in which the denoiser's forward runs at all. In the others its output is held, for free."""
 
@@ -59,24 +63,32 @@ class Execution:
 
 @dataclass(frozen=True)
 class BlockGraph:
-    """The data flow between sites in one denoiser call.
-
-    `reads[k]` are the indices of the sites whose output site k takes in; `output_reads` those that the
-    denoiser's own output takes in. Sites are in order of execution, so every edge points forward.
-    `bypassed` says that the denoiser's inputs reach its output around the sites, too (a final layer that is
-    told the timestep, a residual stream): then a call whose sites are all reused still has a new output.
-    """
+    """The data flow between sites in one denoiser call. `print` shows it."""
 
     sites: tuple[str, ...]
+    """The names of the sites in order of execution, so that every edge points forward."""
     reads: tuple[frozenset[int], ...]
+    """For each site, the indices of the sites whose output it takes in."""
     output_reads: frozenset[int]
+    """The indices of the sites whose output the denoiser's own output is made from."""
     bypassed: bool = False
+    """Whether the denoiser's inputs reach its output around the sites, too (a final layer that is told the timestep, a
+    residual stream). Then a call whose sites are all reused still has a new output."""
+
+    def __str__(self) -> str:
+        """One line a site: its index, its name and the indices of the sites that it reads."""
+        names = [f"{index:>3}  {site or 'the whole call'}" for index, site in enumerate(self.sites)]
+        width = max(map(len, names), default=0)
+        sources = [" ".join(map(str, sorted(who))) or "inputs" for who in self.reads]
+        output = " ".join(map(str, sorted(self.output_reads))) + ", and inputs around the sites" * self.bypassed
+        lines = [f"{name:<{width}}  <- {source}" for name, source in zip(names, sources, strict=True)]
+        return "\n".join([*lines, f"{'     output':<{width}}  <- {output}"])
 
     def execute(self, schedule: Schedule) -> Execution:
-        """Liveness over the N x T graph of section 3.2, the cascade included.
+        """Return what runs: liveness over the N x T graph of section 3.2, the cascade included.
 
         A block is needed in a call if a block computed there, or the denoiser's output, reads it, or if it
-        is itself reused, and needed, in the next call. What nobody needs is dead and does not run.
+        is itself reused, and needed, in the next call. A block that nobody needs is dead and does not run.
         """
         self.check(schedule)
         shape = schedule.reuse.shape
@@ -109,65 +121,156 @@ class BlockGraph:
 
 
 def trace_graph(denoiser: nn.Module, sites: Sequence[str], inputs: Mapping[str, Any]) -> BlockGraph:
-    """Run `denoiser(**inputs)` once, without gradients, and read off who consumes whose output.
+    """Call `denoiser(**inputs)` once, without gradients, and return which site reads whose output.
 
-    Every tensor carries the set of sites that it was made from outside of any site; a site's outputs carry
-    that site alone, and for a delta the residual stream's as well. So operations between blocks
-    (concatenation, addition) need no special care.
+    Every tensor carries the set of sites that it was made from. A site's outputs carry that site alone, and for a
+    delta the residual stream's sites as well. So operations between blocks (concatenation, addition, a write into a
+    part of a tensor) need no special care.
+
+    Raises `DipgoError` where the sites do not fit the denoiser: a name that it lacks, a module that it never calls or
+    calls twice, another order, an output that nobody reads, or a module that changes its inputs in place for others.
     """
     parsed = [Site.parse(site) for site in sites]
     if len({site.module for site in parsed}) < len(parsed):
         raise DipgoError("a module can be a site once, by its output or its delta; drop one of the two")
     modules = [resolve(denoiser, site.module) for site in parsed]
-    origins = WeakTensorKeyDictionary()
-    reads: dict[int, frozenset[int]] = {}
-    handles = []
-
-    def origin(values: Any) -> frozenset[int]:
-        found = (origins.get(v, frozenset()) for v in tree_leaves(values) if isinstance(v, torch.Tensor))
-        return frozenset().union(*found)
-
-    def mark(values: Any, who: frozenset[int]) -> None:
-        for value in tree_leaves(values):
-            if isinstance(value, torch.Tensor):
-                origins[value] = who
-
-    class Follow(TorchDispatchMode):
-        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-            out = func(*args, **(kwargs or {}))
-            mark(out, origin((args, kwargs)))
-            return out
+    follow, reads, runs, handles = _Follow(sites), {}, Counter(), []
 
     def before(index: int):
         def hook(module, args, kwargs):
-            reads[index] = origin((args, kwargs)) - {INPUT}
+            runs[sites[index]] += 1
+            reads[index] = follow.origins((args, kwargs)) - {INPUT}
+            stream = follow.origins(hidden_states(args, kwargs)) if parsed[index].delta else NOTHING
+            follow.enter(index, (args, kwargs), stream)
 
         return hook
 
-    def after(index: int):
-        def hook(module, args, kwargs, output):
-            stream = origin(hidden_states(args, kwargs)) if parsed[index].delta else frozenset()
-            mark(output, stream | {index})
-
-        return hook
+    def after(module, args, output):
+        return follow.leave(output)
 
     for index, module in enumerate(modules):
         handles.append(module.register_forward_pre_hook(before(index), with_kwargs=True))
-        handles.append(module.register_forward_hook(after(index), with_kwargs=True))
-    mark(inputs, frozenset({INPUT}))
+        handles.append(module.register_forward_hook(after))
+    follow.mark(inputs, frozenset({INPUT}))
     try:
-        with torch.no_grad(), Follow():
-            output_reads = origin(denoiser(**inputs))
+        with follow:
+            output_reads = follow.origins(call_once(denoiser, inputs))
     finally:
         for handle in handles:
             handle.remove()
-    unseen = [site for index, site in enumerate(sites) if index not in reads]
+    unseen = [site for site in sites if site not in runs]
     if unseen:
         raise DipgoError(f"the denoiser never calls {', '.join(unseen)}: not a site of this family")
+    for site, count in runs.items():
+        if count > 1:
+            raise DipgoError(f"{site} runs {count} times in a call; a site runs once: take the module around it")
     if any(read >= index for index, who in reads.items() for read in who):
         raise DipgoError("sites must be listed in order of execution")
     reads_in_order = tuple(reads[index] for index in range(len(sites)))
-    return BlockGraph(tuple(sites), reads_in_order, output_reads - {INPUT}, INPUT in output_reads)
+    graph = BlockGraph(tuple(sites), reads_in_order, output_reads - {INPUT}, INPUT in output_reads)
+    dead = graph.execute(Schedule.dense(graph.sites, 1)).dead[0]
+    if dead.any():
+        unread = ", ".join(np.array(sites, dtype=object)[dead])
+        raise DipgoError(f"nobody reads the output of {unread} where everything is computed; leave it out of the sites")
+    return graph
+
+
+class _Follow(TorchDispatchMode):
+    """Knows the sites that each tensor was made from while a denoiser runs inside.
+
+    A tensor is marked with its sites when an operation makes it. A write in place reaches every tensor that shares the
+    memory: it is noted by storage, and counts for the tensors that were marked before it.
+    """
+
+    def __init__(self, sites: Sequence[str]) -> None:
+        super().__init__()
+        self.sites = sites
+        self.now = 0
+        self.marks = WeakTensorKeyDictionary()  # tensor -> its sites, and when it was marked
+        self.writes: dict[int, list[tuple[int, frozenset[int], int | None]]] = defaultdict(list)
+        self.inside: list[tuple[int, frozenset[int], set[int]]] = []  # sites that run, with what outputs carry, inputs
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        who = self.origins((args, kwargs))
+        if self.inside:
+            who |= {self.inside[-1][0]}
+        out = func(*args, **kwargs)
+        self.now += 1
+        written = _tensors([args[at] if at < len(args) else kwargs.get(name) for at, name in _written(func)])
+        for tensor in written:
+            self._write(tensor, who)
+        self.mark([tensor for tensor in _tensors(out) if not any(tensor is old for old in written)], who)
+        return out
+
+    def _write(self, tensor: torch.Tensor, who: frozenset[int]) -> None:
+        """Note a write in place, and by which site if the tensor was given to it from outside."""
+        storage, site = _storage(tensor), self.inside[-1] if self.inside else None
+        self.writes[storage].append((self.now, who, site[0] if site and storage in site[2] else None))
+
+    def mark(self, values: Any, who: frozenset[int]) -> None:
+        """Say which sites all tensors in `values` were made from."""
+        for tensor in _tensors(values):
+            self.marks[tensor] = who, self.now
+
+    def origins(self, values: Any) -> frozenset[int]:
+        """Return the sites that the tensors in `values` were made from."""
+        who = NOTHING
+        for tensor in _tensors(values):
+            marked, since = self.marks.get(tensor, (NOTHING, -1))
+            who |= marked
+            for when, writers, site in self.writes.get(_storage(tensor), ()):
+                if when > since:
+                    who |= writers
+                    if site is not None and site not in [running for running, _, _ in self.inside]:
+                        raise DipgoError(
+                            f"{self.sites[site]} changes one of its inputs in place, which is read afterwards; reused, "
+                            "it would not: take the module around it"
+                        )
+        return who
+
+    def enter(self, site: int, inputs: Any, stream: frozenset[int]) -> None:
+        """A site begins to run. Its outputs will carry it and `stream`."""
+        self.inside.append((site, stream | {site}, {_storage(tensor) for tensor in _tensors(inputs)}))
+
+    def leave(self, output: Any) -> Any:
+        """A site has run. Return its output as new tensors, so that an input which it hands on keeps its own mark."""
+        output = tree_map_only(torch.Tensor, torch.Tensor.detach, output)
+        _, carried, _ = self.inside.pop()
+        self.now += 1
+        self.mark(output, carried)
+        return output
+
+
+@cache
+def _written(func: Any) -> tuple[tuple[int, str], ...]:
+    """The arguments that an operator writes into, by position and name."""
+    schema = getattr(func, "_schema", None)
+    arguments = schema.arguments if schema else ()
+    return tuple((i, form.name) for i, form in enumerate(arguments) if form.alias_info and form.alias_info.is_write)
+
+
+def _tensors(values: Any) -> list[torch.Tensor]:
+    return [value for value in tree_leaves(values) if isinstance(value, torch.Tensor)]
+
+
+def _storage(tensor: torch.Tensor) -> int:
+    """The identity of the memory that a tensor is a view of."""
+    return tensor.untyped_storage()._cdata
+
+
+def call_once(denoiser: nn.Module, inputs: Mapping[str, Any]) -> Any:
+    """Return what `denoiser(**inputs)` gives, without gradients; raise `DipgoError` where it cannot take the inputs."""
+    try:
+        with torch.no_grad():
+            return denoiser(**inputs)
+    except DipgoError:
+        raise
+    except Exception as error:
+        raise DipgoError(
+            f"{type(denoiser).__name__} does not run on these inputs: {first_line(error)}; give the inputs of one call "
+            "as its pipeline makes it"
+        ) from error
 
 
 def resolve(denoiser: nn.Module, module: str) -> nn.Module:

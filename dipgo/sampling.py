@@ -10,6 +10,7 @@ import diffusers
 import numpy as np
 import torch
 from torch import nn
+from torch.utils._pytree import tree_leaves
 
 from dipgo.errors import DipgoError, unknown
 from dipgo.schedulers import SCHEDULERS, STOCHASTIC
@@ -90,7 +91,10 @@ def rollout(
     unconditional ones first; otherwise n rows. `seeds`, one a picture, decide the noise that a stochastic
     sampler (LCM) adds at its steps. A denoiser in half precision sees rounded latents; the latents themselves and the
     guidance keep the noise's precision. Gradients flow unless the caller switches them off.
+
+    Raises `DipgoError` where conditioning or seeds are not of as many rows or pictures as the guidance takes.
     """
+    _check_rows(conditioning, len(latents), guidance)
     precision = getattr(denoiser, "dtype", latents.dtype)
     scheduler, noise = sampler.scheduler(), {}
     if sampler.name in STOCHASTIC:
@@ -111,6 +115,17 @@ def rollout(
             prediction = unconditional + guidance * (conditional - unconditional)
         latents = scheduler.step(prediction, timestep, latents, return_dict=False, **noise)[0]
     return latents
+
+
+def _check_rows(conditioning: Mapping[str, Any], pictures: int, guidance: float) -> None:
+    """Raise where a tensor has another number of rows than the batch: broadcasting would hide it from one picture."""
+    wanted = pictures * (2 if guidance > 1 else 1)
+    for value in tree_leaves(dict(conditioning)):
+        if isinstance(value, torch.Tensor) and len(value) != wanted:
+            raise DipgoError(
+                f"conditioning has {len(value)} rows, but at guidance {guidance:g} a batch of {pictures} takes {wanted}"
+                + ", the unconditional ones first" * (guidance > 1)
+            )
 
 
 def picture_seeds(seed: int, indices: Sequence[int]) -> list[int]:

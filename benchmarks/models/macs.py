@@ -4,15 +4,22 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from baselines import Plan
 
 
 def macs_cells(plan: Plan, branches: int) -> dict[str, dict[str, Any]]:
-    """MACs of one image in both conventions, and what the schedule is made of. `branches`: guidance branches a call."""
+    """Return the cells of one image's MACs in both conventions, and of what the schedule is made of.
+
+    `branches`: guidance branches a call. The paper charges steps: where a step makes two calls, its dearest one.
+    """
     execution = plan.costs.graph.execute(plan.schedule)
-    charged = plan.sampler.charged_steps / plan.sampler.calls  # the paper charges steps, not calls
+    steps = plan.sampler.call_steps
+    charged = np.zeros(steps[-1] + 1)
+    np.maximum.at(charged, steps, plan.costs.paper.per_call(execution))
     cells = {
-        "macs_paper": float(plan.costs.paper.per_call(execution).sum()) * charged * plan.costs.paper_branches,
+        "macs_paper": float(charged.sum()) * plan.costs.paper_branches,
         "macs_full": float(plan.costs.full.per_call(execution).sum()) * branches,
         "pruned_ratio": plan.costs.pruned_ratio(plan.schedule),
         "computed_calls": int(execution.computed_calls.sum()),

@@ -35,14 +35,23 @@ class Model:
     def family(self) -> Family:
         return family_of(self.denoiser)
 
+    @cached_property
+    def inputs(self) -> dict[str, Any]:
+        """The inputs of one call at batch 1, with as many text tokens as the pipeline passes."""
+        return self.family.inputs(self.pipeline)
+
     @property
     def costs(self) -> CostModel:
-        """Graph and MACs of the family's own blocks (sites of unit "output")."""
+        """Graph and MACs of the family's blocks (sites of unit "output")."""
         return self.costs_of("output")
 
     def costs_of(self, unit: str) -> CostModel:
-        """Graph and MACs of the family's sites of a unit."""
-        return self.family.costs(self.denoiser, self.family.sites(self.denoiser, unit))
+        """Return graph and MACs of the family's sites of a unit."""
+        return self.costs_at(self.family.sites(self.denoiser, unit))
+
+    def costs_at(self, sites: Sequence[str]) -> CostModel:
+        """Return graph and MACs of these sites."""
+        return self.family.costs(self.denoiser, sites, self.inputs)
 
     @property
     def scheduler_config(self) -> dict[str, Any]:
@@ -59,32 +68,35 @@ class Model:
         return self.denoiser.device
 
     def branch_guidance(self, guidance: float) -> float:
-        """The scale for the sampling loop: 1, so one branch, where the denoiser itself is told the scale."""
+        """Return the scale for the sampling loop: 1, so one branch, where the denoiser itself is told the scale."""
         return branch_guidance(self.denoiser, guidance)
 
     def branches(self, guidance: float) -> int:
-        """Guidance branches of a call."""
+        """Return the number of guidance branches of a call."""
         return 2 if self.branch_guidance(guidance) > 1 else 1
 
     @torch.no_grad()
     def condition(self, captions: Sequence[str], guidance: float) -> Mapping[str, Any]:
-        """The denoiser's conditioning as `rollout` takes it, for captions or, where it draws classes, their names."""
+        """Return the denoiser's conditioning as `rollout` takes it, for captions or, where it draws classes, for the
+        names of classes."""
         return self.family.condition(self.pipeline, captions, guidance)
 
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
-        """Images [n, 3, h, w], white at 1 and black at 0; not clamped, so that gradients reach every pixel."""
+        """Return images [n, 3, h, w], white at 1 and black at 0; not clamped, so that gradients reach every pixel."""
         vae = self.pipeline.vae
         return vae.decode(latents / vae.config.scaling_factor, return_dict=False)[0] / 2 + 0.5
 
 
 def load(setting: RunSpec | Setting) -> Model:
-    """A setting's model, in its dtype on this process's device, once a process. Raises `DipgoError` for weights
-    that are missing or tampered with, `DipgoError` where no family describes the denoiser."""
+    """Return a setting's model in its dtype on this process's device; a process loads it once.
+
+    Raises `DipgoError` for weights that are missing or tampered with, and where no family describes the denoiser.
+    """
     return _load(setting.profile, setting.model, setting.dtype)
 
 
 def forget() -> None:
-    """Drop what `load` keeps, so that another model finds the memory free."""
+    """Drop the models that `load` keeps, so that another model finds the memory free."""
     _load.cache_clear()
     gc.collect()
     torch.cuda.empty_cache()
@@ -98,7 +110,7 @@ def _load(profile: str, name: str, dtype: str) -> Model:
 
 
 def prepared(name: str, pipeline: Any) -> Model:
-    """A pipeline's parts frozen, in evaluation mode and on this process's device."""
+    """Return a pipeline as a model: frozen, in evaluation mode and on this process's device."""
     for part in pipeline.components.values():
         if isinstance(part, torch.nn.Module):
             part.eval().requires_grad_(False)

@@ -63,7 +63,7 @@ class Calibration:
     def _losses(self, schedules: Sequence[Schedule], part: slice) -> list[float]:
         """Return the loss of each schedule on a part of the pictures."""
         model = self.model
-        graph = model.family.costs(model.denoiser, schedules[0].sites).graph
+        graph = model.costs_at(schedules[0].sites).graph
         noise = initial_noise(self.seeds[part], model.latent_shape).to(model.device)
         conditioning = model.condition(self.captions[part], self.guidance)
         scale = model.branch_guidance(self.guidance)

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from torch import nn
 
 from dipgo.errors import DipgoError
-from dipgo.families.family import Family, Unit
+from dipgo.families.family import Family, Unit, denoiser_of
 from dipgo.families.transformer import DIT, PIXART
 from dipgo.families.unet import SD15, SD21, SDXL
 
@@ -15,7 +13,7 @@ FAMILIES: list[Family] = [SD15, SD21, SDXL, DIT, PIXART]
 
 
 def family_of(denoiser: nn.Module) -> Family:
-    """The family that a denoiser belongs to; raises `DipgoError` for a model that none describes."""
+    """Return the family that a denoiser belongs to; raise `DipgoError` for a model that no family describes."""
     for family in FAMILIES:
         if isinstance(denoiser, family.denoiser) and family.matches(denoiser.config):
             return family
@@ -25,17 +23,9 @@ def family_of(denoiser: nn.Module) -> Family:
     )
 
 
-def denoiser_of(pipeline: Any) -> nn.Module:
-    """The denoiser of a diffusers pipeline."""
-    for name in ("unet", "transformer"):
-        if getattr(pipeline, name, None) is not None:
-            return getattr(pipeline, name)
-    raise DipgoError(f"{type(pipeline).__name__} has no unet and no transformer, so there is nothing to gate")
-
-
 def branch_guidance(denoiser: nn.Module, guidance: float) -> float:
-    """The guidance scale for the sampling loop: 1, so no second branch, where the denoiser is told the scale as an
-    input (a latent consistency model)."""
+    """Return the guidance scale for the sampling loop: 1, so no second branch, where the denoiser is told the scale as
+    an input (a latent consistency model)."""
     return 1.0 if getattr(denoiser.config, "time_cond_proj_dim", None) else guidance
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 from weakref import WeakKeyDictionary
 
@@ -11,14 +13,15 @@ import torch
 from torch import nn
 
 from dipgo.costs import CostModel, PaperMacs, count_costs
-from dipgo.errors import unknown
+from dipgo.errors import DipgoError, unknown
 from dipgo.graph import WHOLE_CALL, Site, trace_graph
 
 Unit = Literal["output", "delta", "call"]
 UNITS = ("output", "delta", "call")
 Conditioning = Mapping[str, Any]
+PLAIN = {type(None), bool, int, float, str, bytes}
 
-_COUNTED: WeakKeyDictionary[nn.Module, dict[tuple[str, ...], CostModel]] = WeakKeyDictionary()
+_COUNTED: WeakKeyDictionary[nn.Module, dict[Any, CostModel]] = WeakKeyDictionary()
 
 
 def _any_config(config: Any) -> bool:
@@ -27,31 +30,32 @@ def _any_config(config: Any) -> bool:
 
 @dataclass(frozen=True)
 class Family:
-    """A kind of denoiser.
-
-    `blocks` lists the paper's gated blocks and `residuals` the modules that add to a residual stream (sites of
-    unit "delta"), both as dotted paths in order of execution. `probe` makes the inputs of one batch-1 forward
-    at the denoiser's own resolution; `tiny` a random instance for tests. `condition(pipeline, captions,
-    guidance)` gives the keyword arguments that a diffusers pipeline passes to its denoiser besides sample and
-    timestep, the unconditional rows first if guidance > 1. `layers` lists the parts of a block, for methods
-    that cut one open; `matches` looks at a config, to tell apart families that share a class; `macs` is the
-    paper's way of counting.
-    """
+    """A kind of denoiser."""
 
     name: str
     denoiser: type[nn.Module]
+    """The denoiser's class."""
     blocks: Callable[[nn.Module], tuple[str, ...]]
+    """Gives the paper's gated blocks as dotted paths in order of execution."""
     residuals: Callable[[nn.Module], tuple[str, ...]]
+    """Gives the modules that add to a residual stream (sites of unit "delta"), likewise."""
     probe: Callable[[nn.Module], dict[str, Any]]
+    """Makes the inputs of one call at batch 1, at the denoiser's resolution and its checkpoint's text length."""
     condition: Callable[[Any, Sequence[str], float], Conditioning]
+    """`condition(pipeline, captions, guidance)` gives the keyword arguments that a diffusers pipeline passes to its
+    denoiser besides sample and timestep, the unconditional rows first if guidance > 1."""
     tiny: Callable[[], nn.Module]
+    """Makes a random instance for tests."""
     layers: Callable[[nn.Module, str], tuple[str, ...]] | None = None
+    """Gives the parts of a block, for methods that cut one open."""
     matches: Callable[[Any], bool] = _any_config
+    """Looks at a config, to tell apart families that share a class."""
     macs: PaperMacs = PaperMacs()
+    """The paper's way of counting."""
 
     def sites(self, denoiser: nn.Module, unit: Unit = "output") -> tuple[str, ...]:
-        """The family's sites in order of execution: its blocks' outputs, its residual branches' deltas, or the whole
-        call as the only one."""
+        """Return the family's sites in order of execution: its blocks' outputs, its residual branches' deltas, or the
+        whole call as the only one."""
         if unit not in UNITS:
             raise unknown("unit", unit, UNITS)
         if unit == "call":
@@ -60,22 +64,71 @@ class Family:
             return self.blocks(denoiser)
         return tuple(str(Site(module, delta=True)) for module in self.residuals(denoiser))
 
-    def costs(self, denoiser: nn.Module, sites: Sequence[str]) -> CostModel:
-        """Graph and MACs over some sites, by one traced and one counted forward, once for a denoiser and its sites."""
+    def inputs(self, pipeline: Any) -> dict[str, Any]:
+        """Return the inputs of one call at batch 1 with the conditioning that this pipeline passes: as many text tokens
+        as its tokenizer gives. Other captions give other values and the same shapes."""
+        caption = next(iter(getattr(pipeline, "labels", None) or ("",)))  # any class, or no text
+        with torch.no_grad():
+            conditioning = self.condition(pipeline, [caption], 1.0)
+        return {**self.probe(denoiser_of(pipeline)), **conditioning}
+
+    def costs(self, denoiser: nn.Module, sites: Sequence[str], inputs: Mapping[str, Any] | None = None) -> CostModel:
+        """Return graph and MACs over some sites, from one traced and one counted call with `inputs` (the `probe` where
+        there are none). They are kept until the denoiser's structure changes."""
+        inputs = inputs or self.probe(denoiser)
         counted = _COUNTED.setdefault(denoiser, {})
-        if tuple(sites) not in counted:
-            probe = self.probe(denoiser)
-            graph = trace_graph(denoiser, sites, probe)
-            counted[tuple(sites)] = count_costs(denoiser, graph, probe, self.macs)
-        return counted[tuple(sites)]
+        key = tuple(sites), _shape(inputs), structure(denoiser)
+        if key not in counted:
+            graph = trace_graph(denoiser, sites, inputs)
+            counted[key] = count_costs(denoiser, graph, inputs, self.macs)
+        return counted[key]
+
+
+def denoiser_of(pipeline: Any) -> nn.Module:
+    """Return the denoiser of a diffusers pipeline."""
+    for name in ("unet", "transformer"):
+        if getattr(pipeline, name, None) is not None:
+            return getattr(pipeline, name)
+    raise DipgoError(f"{type(pipeline).__name__} has no unet and no transformer, so there is nothing to gate")
+
+
+def structure(denoiser: nn.Module) -> int:
+    """Return a number that changes with the denoiser's modules, their settings, processors and replaced forwards, and
+    the shapes of its weights. The values of weights, and hooks around a forward, do not change it."""
+    parts: list[Any] = [_shape(getattr(denoiser, "config", None))]
+    for name, module in denoiser.named_modules():
+        parts += [name, type(module), _shape(module.forward)]
+        parts += [(key, tuple(w.shape)) for key, w in (module._parameters | module._buffers).items() if w is not None]
+        for key, value in vars(module).items():
+            if not key.startswith("_") and key != "forward":
+                parts += [key, value if type(value) in PLAIN else _shape(value)]
+    return hash(tuple(parts))
+
+
+def _shape(value: Any) -> Any:
+    """A value as something hashable: tensors by their shapes, functions by identity, other objects by their parts."""
+    if isinstance(value, torch.Tensor):
+        return tuple(value.shape)
+    if isinstance(value, Mapping):
+        return tuple((str(key), _shape(item)) for key, item in value.items())
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return tuple(map(_shape, value))
+    if type(value) in PLAIN:
+        return value
+    value = inspect.unwrap(value)  # hooks and compiled forwards are around what they wrap
+    if isinstance(value, partial):
+        return _shape((value.func, value.args, value.keywords))
+    if inspect.isroutine(value) or isinstance(value, type):
+        return id(getattr(value, "__func__", value))
+    return type(value), tuple((k, v) for k, v in getattr(value, "__dict__", {}).items() if type(v) in PLAIN)
 
 
 def rows(positive: torch.Tensor, negative: torch.Tensor | None, guided: bool) -> torch.Tensor:
-    """Conditioning as the sampling loop takes it: 2n rows, the unconditional ones first, or n rows unguided."""
+    """Return conditioning as the sampling loop takes it: 2n rows, the unconditional ones first, or n rows unguided."""
     return torch.cat([negative, positive]) if guided else positive
 
 
 def like(model: nn.Module) -> dict[str, Any]:
-    """Device and dtype of a model's weights, as keyword arguments."""
+    """Return the device and dtype of a model's weights as keyword arguments."""
     weight = next(model.parameters())
     return {"device": weight.device, "dtype": weight.dtype}

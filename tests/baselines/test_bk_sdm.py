@@ -1,15 +1,19 @@
 from __future__ import annotations
 
+import json
 import warnings
 from types import SimpleNamespace
 
 import pytest
 import torch
 from diffusers import UNet2DConditionModel
+from safetensors.torch import load_file, save_file
 
 from baselines import bk_sdm, method
 from dipgo import DipgoError
 from dipgo.families import DIT, SD15
+
+WEIGHTS = "diffusion_pytorch_model.safetensors"
 
 
 def unet(widths: tuple[int, ...] = (8, 8, 16, 16)) -> UNet2DConditionModel:
@@ -119,3 +123,52 @@ def test_the_plan_is_dense_and_checks_the_models_shape(full):
         plan(context(SD15.tiny(), variant="base"))
     with pytest.raises(DipgoError, match="DiTTransformer2DModel is no BK-SDM checkpoint"):
         plan(context(DIT.tiny(), variant="base"))
+
+
+def drop(*names):
+    return lambda weights: [weights.pop(name) for name in list(weights) if name.startswith(names)]
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (drop("conv_in.weight"), "missing weights in its U-Net: conv_in.weight;"),
+        (drop("up_blocks.1.resnets"), "missing weights in its U-Net: up_blocks.1.resnets.0.conv1.bias, .* and 21 more"),
+        (lambda weights: weights.update(odd=torch.ones(1)), "unexpected weights in its U-Net: odd;"),
+        (lambda weights: weights.update({"conv_in.weight": torch.ones(3, 4, 3, 3)}), "no BK-SDM U-Net in .*conv_in"),
+    ],
+)
+def test_weights_that_are_not_the_unets_are_refused(full, tmp_path, capfd, damage, message):
+    bk_sdm.build(full, "small").save_pretrained(tmp_path / "unet")
+    file = tmp_path / "unet" / WEIGHTS
+    weights = load_file(file)
+    damage(weights)
+    save_file(weights, file)
+    refused(tmp_path, message)
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        (f"{WEIGHTS}.index.json", json.dumps({"metadata": {}, "weight_map": {}}), "missing weights in its U-Net"),
+        (f"{WEIGHTS}.index.json", "", "no BK-SDM U-Net in"),
+        (WEIGHTS, "", "no BK-SDM U-Net in"),
+        ("config.json", "{", "no BK-SDM U-Net in"),
+    ],
+)
+def test_damaged_files_are_refused(full, tmp_path, name, content, message):
+    bk_sdm.build(full, "small").save_pretrained(tmp_path / "unet")
+    (tmp_path / "unet" / name).write_text(content)
+    refused(tmp_path, message)
+
+
+def test_pickled_weights_are_refused(full, tmp_path):
+    bk_sdm.build(full, "small").save_pretrained(tmp_path / "unet", safe_serialization=False)
+    refused(tmp_path, "no BK-SDM U-Net in .* with safetensors weights")
+
+
+def refused(folder, message):
+    with pytest.raises(DipgoError, match=message) as caught:
+        bk_sdm.load(folder)
+    assert "\n" not in str(caught.value)
