@@ -19,7 +19,7 @@ from benchmarks.drift import paired_set
 from benchmarks.drift.paired_set import LEARNED, PROMPTS, RUNS, STORED, Scores
 from benchmarks.machine.provenance import ROOT, provenance
 from benchmarks.models.generate import image_paths
-from benchmarks.quality.fidelity import read as read_picture
+from benchmarks.quality.pictures import read as read_picture
 from benchmarks.runs import tasks
 from benchmarks.specs import record
 from benchmarks.specs.files import write_bytes, write_text

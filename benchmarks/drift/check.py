@@ -14,6 +14,7 @@ from scipy.stats import bootstrap
 from benchmarks.drift import paired_set
 from benchmarks.drift.baseline import Baseline
 from benchmarks.drift.paired_set import COUNT, FID, KID, PROTOCOL, RUNS, STORED, Scores
+from benchmarks.quality import real as real_pictures
 from benchmarks.quality.features import PROTOCOLS
 from benchmarks.quality.fid import FeatureSet, fid, kid
 from benchmarks.specs.run import PROFILES
@@ -83,7 +84,8 @@ def changes(
     batch: int = paired_set.BATCH,
 ) -> list[Finding]:
     """What has changed by how much, without a limit."""
-    real = source(PROFILES[0]).reference(FID, paired_set.PROMPTS).load(PROTOCOLS[PROTOCOL])
+    where = source(PROFILES[0]).real_pictures(PROTOCOL, paired_set.PROMPTS)
+    real = real_pictures.load(where, PROTOCOLS[PROTOCOL])
     with TemporaryDirectory() as temporary:
         stored = Path(temporary) / "stored"
         baseline.unpack(stored, count)

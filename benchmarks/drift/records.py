@@ -8,13 +8,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from benchmarks.drift.check import Interval, interval_of_mean
+from benchmarks.specs.metrics import METRICS
 from benchmarks.specs.record import Record
 from dipgo.errors import DipgoError
 
-# MLPerf Inference, text to image: a CLIP score within 0.2 % and an FID within 2 % of the reference's, over 5000
-# pictures of COCO. Relative to the earlier record's value; by the values themselves, not by their intervals.
-TOLERANCES = {"clip_score": 0.002, "fid_clean": 0.02, "fid_paper": 0.02}
-LEAST = 5000  # pictures
+# Relative to the earlier record's value; by the values themselves, not by their intervals.
+TOLERANCES = {name: metric.tolerance for name, metric in METRICS.items() if metric.tolerance}
+LEAST = 5000  # pictures of COCO, as in MLPerf's task text to image
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.specs.files import construct, write_text
+from benchmarks.specs.metrics import lost
 from benchmarks.specs.run import RunSpec
 from dipgo.errors import DipgoError, unknown
 
@@ -63,6 +64,13 @@ class Record:
         spec = RunSpec.from_json(self.spec)
         if spec.digest != self.digest:
             raise DipgoError(f"{where}: digest {self.digest} but its spec hashes to {spec.digest}; run it again")
+        for dataset in spec.prompts or (ALL,):
+            cells = {*self.metrics.get(dataset, {}), *self.metrics.get(ALL, {})}
+            if missing := lost(spec.metrics, cells, self.absent, dense=spec.reference is None):
+                raise DipgoError(
+                    f"{where}: no {', '.join(missing)} on {dataset}, though asked for, and no reason in `absent`; "
+                    "run it again"
+                )
         for dataset, values in self.samples.items():
             for metric in values:
                 if metric not in self.metrics.get(dataset, {}):

@@ -19,6 +19,7 @@ from benchmarks.drift.records import TOLERANCES, agreements
 from benchmarks.models import generate
 from benchmarks.models import model as models
 from benchmarks.quality import features, fid
+from benchmarks.quality import real as real_pictures
 from benchmarks.quality import score as quality
 from benchmarks.quality.clip_score import ClipJudge
 from benchmarks.runs import tasks
@@ -273,7 +274,7 @@ def test_one_picture_among_many_is_found(stored):
     new = stored.scores["dense"]
     pictures = np.full(COUNT, 89.0)
     pictures[7] = 30.0
-    real = paired_set.source("embedded").reference(FID, PROMPTS).load(features.EFFLITE0)
+    real = real_pictures.load(paired_set.source("embedded").real_pictures("efflite0", PROMPTS), features.EFFLITE0)
     found = {each.metric: each for each in check.compare("dense", replace(new, psnr=pictures), new, real)}
     limit = noise.limits()["dense"]["psnr"]
     assert replace(found["psnr"], limit=limit).drifted and pictures.mean() > limit
