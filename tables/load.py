@@ -11,6 +11,7 @@ import pandas as pd
 
 from benchmarks.specs import record
 from benchmarks.specs.files import construct, flat, merge, read_toml
+from benchmarks.specs.metrics import DENSE, METRICS
 from benchmarks.specs.record import Record
 from benchmarks.specs.run import OVERLAYS, PROFILES, profiled
 from benchmarks.specs.suite import read_suite
@@ -42,9 +43,26 @@ def folder_of(profile: str, base: Path) -> Path:
 
 
 def columns(profile: str = EMBEDDED, path: Path = HERE / "columns.toml") -> dict[str, Column]:
-    """Every metric that a table may hold, by its name."""
+    """Return every column that a table may hold, by the name of its metric."""
     defined = profiled(read_toml(path), profile)
-    return {key: construct(Column, {"key": key, **item}, f"{path}: {key}") for key, item in defined.items()}
+    return {
+        key: construct(Column, {"key": key, **_of_metric(key), **item}, f"{path}: {key}")
+        for key, item in defined.items()
+    }
+
+
+def _of_metric(key: str) -> dict[str, Any]:
+    """Return what a column takes from the record of its metric; `NAME_diff` is the difference to the dense row."""
+    metric, difference = METRICS.get(key.removesuffix("_diff")), key.endswith("_diff")
+    if metric is None:
+        return {}
+    return {
+        "digits": metric.digits,
+        "direction": metric.direction,
+        "scored": bool(metric.function),
+        "relative": difference or DENSE in metric.inputs,
+        "spread": difference,
+    }
 
 
 @dataclass(frozen=True)

@@ -17,11 +17,11 @@ from torch import Tensor
 from torch.nn.functional import normalize
 from tqdm import tqdm
 
-from benchmarks.quality.fidelity import read
+from benchmarks.quality.pictures import read
+from benchmarks.specs.metrics import AMONG
 from dipgo.errors import DipgoError, unknown
 
 CONFIG = "open_clip_config.json"
-AMONG = 100  # captions that a picture's own is picked from
 PRECISIONS = ("fp32", "fp16")
 _PICKLES = ("*.bin", "*.pt", "*.pth")
 

@@ -1,4 +1,4 @@
-"""How close pictures are to the dense run's pictures of the same noise: PSNR and SSIM, image by image."""
+"""How close pictures are to the dense run's pictures of the same noise: PSNR and SSIM, picture by picture."""
 
 from __future__ import annotations
 
@@ -8,93 +8,65 @@ from os import PathLike
 import numpy as np
 import pytorch_msssim
 import torch
-from PIL import Image
 from torch import Tensor
 
+from benchmarks.quality.pictures import load
 from dipgo.errors import DipgoError
 
-Pictures = Tensor | Sequence[str | PathLike]
-"""uint8 [n, 3, h, w], or the paths of n pictures of one size."""
-
-_CHUNK = 16  # pairs compared at a time, fewer of large pictures: memory does not grow with n
-_CHUNK_PIXELS = _CHUNK * 256 * 256
+_PAIRS = 16  # compared at once, fewer of large pictures: memory does not grow with their number
+_PIXELS = _PAIRS * 256 * 256
 _SSIM_WINDOW = 11  # side of the Gaussian window in SSIM's definition
 
 
-def read(path: str | PathLike) -> Image.Image:
-    """One picture as RGB; `DipgoError` names a file that is missing or is not a whole picture."""
-    try:
-        with Image.open(path) as picture:
-            return picture.convert("RGB")
-    except (OSError, SyntaxError) as error:  # PIL raises SyntaxError for some broken PNG files
-        raise DipgoError(f"cannot read picture {path}: {error}; delete it and generate it again") from error
+def psnr(pictures: Tensor, dense: Tensor) -> Tensor:
+    """Return the peak signal-to-noise ratio of each pair in dB, [n], for pictures [n, 3, h, w] in 0..255.
 
-
-def load(paths: Sequence[str | PathLike]) -> Tensor:
-    """Pictures of one size as uint8 [n, 3, h, w]; `DipgoError` names one that cannot be read or differs."""
-    if not paths:
-        raise DipgoError("no pictures given; pass at least one path")
-    arrays = [np.asarray(read(path)) for path in paths]
-    for path, array in zip(paths, arrays, strict=True):
-        if array.shape != arrays[0].shape:
-            raise DipgoError(f"picture {path} is {_size(array)}, but {paths[0]} is {_size(arrays[0])}")
-    return torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).contiguous()
-
-
-def psnr(a: Pictures, b: Pictures, device: str = "cpu") -> np.ndarray:
-    """Peak signal-to-noise ratio of each pair in dB, peak 255: float64 [n].
-
-    Infinity has no place in JSON nor in a mean, so the squared error counts as at least that of one channel
-    value off by one: two identical pictures get 10 log10(255^2 * 3hw) dB (89.0 at 64 x 64), the highest value
-    that two different pictures of their size can reach.
+    Infinity has no place in JSON nor in a mean. So the squared error counts as at least that of one channel value that
+    is off by one: two identical pictures get 10 log10(255^2 * 3hw) dB (89.0 at 64 x 64), the highest value that two
+    different pictures of their size can reach.
     """
-    return _pairwise(_psnr, a, b, device)
+    error = (pictures - dense).square().mean(dim=(1, 2, 3))
+    return 10 * torch.log10(255**2 / error.clamp(min=1 / pictures[0].numel()))
 
 
-def ssim(a: Pictures, b: Pictures, device: str = "cpu") -> np.ndarray:
-    """Structural similarity of each pair (11 x 11 Gaussian window, range 255, channel mean): float64 [n]."""
-    return _pairwise(_ssim, a, b, device)
+def ssim(pictures: Tensor, dense: Tensor) -> Tensor:
+    """Return the structural similarity of each pair, [n], for pictures [n, 3, h, w] in 0..255.
+
+    The window is Gaussian, 11 x 11; the value is the mean over the channels.
+    """
+    if min(pictures.shape[-2:]) < _SSIM_WINDOW:
+        raise DipgoError(f"SSIM needs sides of {_SSIM_WINDOW} pixels or more, not {_size(pictures)}")
+    return pytorch_msssim.ssim(pictures, dense, data_range=255, size_average=False, win_size=_SSIM_WINDOW)
 
 
-def _psnr(a: Tensor, b: Tensor) -> Tensor:
-    error = (a - b).square().mean(dim=(1, 2, 3))
-    return 10 * torch.log10(255**2 / error.clamp(min=1 / a[0].numel()))
+def by_pairs(
+    metric: Callable[[Tensor, Tensor], Tensor],
+    paths: Sequence[str | PathLike],
+    dense: Sequence[str | PathLike],
+    device: str = "cpu",
+) -> np.ndarray:
+    """Return `metric` (`psnr` or `ssim`) of each picture and the dense one of its noise, float64 [n].
 
-
-def _ssim(a: Tensor, b: Tensor) -> Tensor:
-    if min(a.shape[-2:]) < _SSIM_WINDOW:
-        raise DipgoError(f"SSIM needs sides of {_SSIM_WINDOW} pixels or more, not {_size(a[0, 0])}")
-    return pytorch_msssim.ssim(a, b, data_range=255, size_average=False, win_size=_SSIM_WINDOW)
-
-
-def _pairwise(metric: Callable[[Tensor, Tensor], Tensor], a: Pictures, b: Pictures, device: str) -> np.ndarray:
-    """A metric over pairs in chunks. In float64: SSIM subtracts squares of numbers up to 255."""
-    if len(a) != len(b):
-        raise DipgoError(f"{len(a)} pictures against {len(b)}: pass pairs of the same prompts and noise")
-    if not len(a):
-        raise DipgoError("no pictures given; pass at least one pair")
-    height, width = _tensor(a[:1]).shape[-2:]
-    chunk = min(_CHUNK, max(1, _CHUNK_PIXELS // (height * width)))
+    All pictures have one size; a `DipgoError` names those that differ. Everything is computed in float64, as SSIM
+    subtracts squares of numbers up to 255.
+    """
+    if len(paths) != len(dense):
+        raise DipgoError(f"{len(paths)} pictures against {len(dense)}: pass pairs of the same prompts and noise")
+    height, width = load(paths[:1]).shape[-2:]
+    chunk = min(_PAIRS, max(1, _PIXELS // (height * width)))
     values = []
-    for start in range(0, len(a), chunk):
-        parts = a[start : start + chunk], b[start : start + chunk]
-        first, second = (_tensor(part) for part in parts)
-        if first.shape != second.shape:
-            names = "" if isinstance(a, Tensor) else f" ({parts[0][0]} against {parts[1][0]})"
-            sizes = f"{_size(first[0, 0])} against {_size(second[0, 0])}"
-            raise DipgoError(f"sizes must match: {sizes} pictures{names}; delete the wrong ones and run again")
-        values.append(metric(first.to(device), second.to(device)).cpu())
+    for start in range(0, len(paths), chunk):
+        parts = [files[start : start + chunk] for files in (paths, dense)]
+        one, other = map(load, parts)
+        if one.shape != other.shape:
+            raise DipgoError(
+                f"sizes must match: {_size(one)} against {_size(other)} pictures "
+                f"({parts[0][0]} against {parts[1][0]}); delete the wrong ones and run again"
+            )
+        values.append(metric(one.to(device).double(), other.to(device).double()).cpu())
     return torch.cat(values).numpy()
 
 
-def _tensor(pictures: Pictures) -> Tensor:
-    if not isinstance(pictures, Tensor):
-        pictures = load(pictures)
-    if pictures.dtype != torch.uint8 or pictures.ndim != 4:
-        raise DipgoError(f"pictures must be uint8 [n, 3, h, w], not {pictures.dtype} {list(pictures.shape)}")
-    return pictures.double()
-
-
-def _size(array: np.ndarray | Tensor) -> str:
-    """Width x height of an array that starts with [h, w]."""
-    return f"{array.shape[1]} x {array.shape[0]}"
+def _size(pictures: Tensor) -> str:
+    """Return "width x height" of pictures [n, 3, h, w]."""
+    return f"{pictures.shape[3]} x {pictures.shape[2]}"

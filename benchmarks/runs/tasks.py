@@ -16,8 +16,9 @@ from benchmarks.prepare.kept import preparations
 from benchmarks.prepare.studio import RunStudio
 from benchmarks.quality import score as quality
 from benchmarks.quality.clip_score import ClipJudge
+from benchmarks.quality.score import Inputs
 from benchmarks.specs.files import write_text
-from benchmarks.specs.metrics import QUALITY, REFERENCED, needs_judge, too_few
+from benchmarks.specs.metrics import JUDGE, scored, takes
 from benchmarks.specs.run import RunSpec
 from benchmarks.supply.profiles import source
 
@@ -50,12 +51,12 @@ def captions_of(spec: RunSpec, prompts: str) -> list[str]:
 
 def unscored(spec: RunSpec) -> dict[str, str]:
     """Return the metrics of a run's pictures that are not worked out, with the reason for each."""
-    asked = [metric for metric in spec.metrics if metric in QUALITY]
+    asked = scored(spec.metrics)
     if reason := source(spec.profile).unscored:
-        return dict.fromkeys(asked, reason)
+        return dict.fromkeys([metric.name for metric in asked], reason)
     sets = [captions_of(spec, prompts) for prompts in spec.prompts]
-    reasons = {metric: max(too_few(metric, captions) for captions in sets) for metric in asked}
-    return {metric: f"{metric} {reason}" for metric, reason in reasons.items() if reason}
+    reasons = {metric.name: max(map(metric.too_few, sets)) for metric in asked}
+    return {name: f"{name} {reason}" for name, reason in reasons.items() if reason}
 
 
 def draw(task: Task, part: slice = slice(None)) -> list[Path]:
@@ -80,17 +81,17 @@ def score(task: Task) -> None:
     paths, captions = draw(task), captions_of(spec, task.prompts)
     absent = unscored(spec)
     metrics = [metric for metric in spec.metrics if metric not in absent]
-    cells, samples = quality.score(
-        paths,
-        captions,
-        image_paths(task.dense / task.prompts, len(captions)),
-        metrics,
-        judge=_judge(spec.profile) if needs_judge(metrics) else None,
-        references={metric: own.reference(metric, task.prompts) for metric in metrics if metric in REFERENCED},
+    protocols = {metric.protocol for metric in scored(metrics)} - {""}
+    given = Inputs(
+        pictures=paths,
+        captions=captions,
+        dense=None if task.dense == task.folder else image_paths(task.dense / task.prompts, len(captions)),
+        judge=_judge(spec.profile) if JUDGE in takes(metrics) else None,
         centroids=own.centroids(spec.model),
-        kept=task.folder / f"{task.prompts}.scores",
+        real={protocol: own.real_pictures(protocol, task.prompts) for protocol in protocols},
         device=str(shards().device),
     )
+    cells, samples = quality.score(given, metrics, task.folder / f"{task.prompts}.scores")
     data = {"metrics": cells, "samples": samples, "seconds": perf_counter() - start}
     write_text(task.folder / f"{task.prompts}.json", json.dumps(data) + "\n")
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.specs.files import construct
+from benchmarks.specs.metrics import lost
 from benchmarks.specs.run import RunSpec
 from dipgo.errors import DipgoError, unknown
 from dipgo.files import read_json, write_text
@@ -101,6 +102,10 @@ class Record:
                     yield str(unknown("prompt set", dataset, (ALL, *spec.prompts)))
                 if not isinstance(values, Mapping):
                     yield f"what it holds of {dataset!r} is no table of metrics; run it again"
+        for dataset in spec.prompts or (ALL,):
+            cells = {*self.metrics.get(dataset, {}), *self.metrics.get(ALL, {})}
+            if missing := lost(spec.metrics, cells, self.absent, dense=spec.reference is None):
+                yield f"no {', '.join(missing)} on {dataset}, though asked for, and no reason in `absent`; run it again"
         for dataset, values in self.samples.items():
             for metric in values:
                 if metric not in self.metrics.get(dataset, {}):

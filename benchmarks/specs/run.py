@@ -12,7 +12,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from benchmarks.specs.files import construct, merge
-from benchmarks.specs.metrics import METRICS
+from benchmarks.specs.metrics import asked
 from dipgo.errors import DipgoError, unknown
 from dipgo.schedulers import SCHEDULERS
 
@@ -105,8 +105,8 @@ class RunSpec:
         if self.protocol not in PROTOCOLS:
             raise unknown("protocol", self.protocol, PROTOCOLS)
         for metric in self.metrics:
-            if metric not in METRICS:
-                raise unknown("metric", metric, METRICS)
+            if metric not in asked():
+                raise unknown("metric", metric, asked())
         if not isinstance(self.params, Mapping):
             raise bad("params", "a table")
         object.__setattr__(self, "guidance", float(self.guidance))  # 4 and 4.0 are one run

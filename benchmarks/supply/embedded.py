@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-from benchmarks.quality.features import EFFLITE0
-from benchmarks.quality.reference import Reference
+from benchmarks.specs.metrics import EFFLITE0
+from benchmarks.specs.real import RealPictures
 from benchmarks.supply import zoo
 from benchmarks.supply.pipelines import read
 from benchmarks.supply.source import ask_for_data
@@ -36,10 +36,12 @@ class Embedded:
     def judge(self) -> Path:
         return zoo.model_path(self.JUDGE)
 
-    def reference(self, metric: str, prompts: str) -> Reference:
-        if not metric.endswith(EFFLITE0.name):
-            raise DipgoError(f"{metric}: of the zoo's real pictures there are only EfficientNet-Lite0's features")
-        return Reference(zoo.model_path(self.REFERENCE) / "real.safetensors")
+    def real_pictures(self, protocol: str, prompts: str) -> RealPictures:
+        if protocol != EFFLITE0:
+            raise DipgoError(
+                f"the zoo's real pictures are not there in {protocol!r} features, only in {EFFLITE0!r}; drop the metric"
+            )
+        return RealPictures(zoo.model_path(self.REFERENCE) / "real.safetensors", protocol=EFFLITE0)
 
     def centroids(self, model: str) -> Path | None:
         return zoo.model_path(model) / "centroids.safetensors"

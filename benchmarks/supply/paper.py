@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-from benchmarks.quality.reference import Reference
-from benchmarks.specs.metrics import needs_judge
+from benchmarks.specs.metrics import CLEAN, JUDGE, PAPER, scored, takes
+from benchmarks.specs.real import RealPictures
 from benchmarks.supply import assets, datasets
 from benchmarks.supply.paper_configs import paper_model
 from benchmarks.supply.pipelines import read, sliced
@@ -23,7 +23,7 @@ class Paper:
     unscored, judge_model = "", "ViT-g-14"
     JUDGE = "clip-vit-g-14"
     TRAINING = "diffusiondb"
-    NETWORKS = {"fid_clean": "inception-clean", "fid_paper": "inception-paper"}
+    NETWORKS = {CLEAN: "inception-clean", PAPER: "inception-paper"}
     REAL = {"coco": "coco-images", "imagenet": "imagenet"}
     CLASSES = "imagenet"  # its prompts are the model's own class names
 
@@ -44,22 +44,24 @@ class Paper:
     def judge(self) -> Path:
         return assets.locate(self.JUDGE)
 
-    def reference(self, metric: str, prompts: str) -> Reference:
-        network, real = self.NETWORKS.get(metric), self.REAL.get(prompts)
+    def real_pictures(self, protocol: str, prompts: str) -> RealPictures:
+        network, real = self.NETWORKS.get(protocol), self.REAL.get(prompts)
         if network is None or real is None:
-            raise DipgoError(f"{metric}: no real pictures are known for {prompts!r}, only for {[*self.REAL]}")
-        return Reference(assets.locate(real), assets.locate(network), cache=assets.folder() / ".moments")
+            known = f"only in {[*self.NETWORKS]} and for {[*self.REAL]}"
+            raise DipgoError(f"no real pictures are known in {protocol!r} features for {prompts!r}, {known}")
+        # The published moments of ImageNet are those of the paper's network, and do not say so.
+        return RealPictures(assets.locate(real), assets.locate(network), assets.folder() / ".moments", PAPER)
 
     def centroids(self, model: str) -> Path | None:
         return None
 
     def assets(self, row: Mapping[str, Any]) -> list[str]:
         metrics, prompts = row["metrics"], [name for name in row["prompts"] if name != self.CLASSES]
-        judge = [self.JUDGE] if needs_judge(metrics) else []
-        compared = [metric for metric in metrics if metric in self.NETWORKS]
-        real = [self.REAL[name] for name in row["prompts"] if compared and name in self.REAL]
+        judge = [self.JUDGE] if JUDGE in takes(metrics) else []
+        networks = [self.NETWORKS[each.protocol] for each in scored(metrics) if each.protocol in self.NETWORKS]
+        real = [self.REAL[name] for name in row["prompts"] if networks and name in self.REAL]
         training = [] if self.CLASSES in row["prompts"] else [self.TRAINING]
-        return [row["model"], *judge, *prompts, *training, *real, *(self.NETWORKS[metric] for metric in compared)]
+        return [row["model"], *judge, *prompts, *training, *real, *networks]
 
     def require(self, row: Mapping[str, Any]) -> None:
         for name in self.assets(row):

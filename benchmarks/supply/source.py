@@ -8,8 +8,8 @@ from typing import Any, Protocol
 
 import torch
 
-from benchmarks.quality.reference import Reference
-from benchmarks.specs.metrics import REFERENCED
+from benchmarks.specs.metrics import scored
+from benchmarks.specs.real import RealPictures
 
 
 class Source(Protocol):
@@ -34,8 +34,8 @@ class Source(Protocol):
     def judge(self) -> Path:
         """The folder of the open_clip model that scores pictures."""
 
-    def reference(self, metric: str, prompts: str) -> Reference:
-        """What the pictures of a prompt set are compared with in a set-level metric."""
+    def real_pictures(self, protocol: str, prompts: str) -> RealPictures:
+        """Return the real pictures of a prompt set, as a protocol of `benchmarks.quality.features` sees them."""
 
     def centroids(self, model: str) -> Path | None:
         """The file of class centroids of a model that draws classes; None where classes are not scored."""
@@ -51,6 +51,6 @@ def ask_for_data(own: Source, row: Mapping[str, Any]) -> None:
     """Raise where a run's captions or real pictures are missing."""
     for prompts in row["prompts"]:
         own.captions(prompts, row["model"])
-        for metric in row["metrics"]:
-            if metric in REFERENCED:
-                own.reference(metric, prompts)
+        for metric in scored(row["metrics"]):
+            if metric.protocol:
+                own.real_pictures(metric.protocol, prompts)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from benchmarks.machine.shards import shards
-from benchmarks.quality.reference import Reference
+from benchmarks.specs.real import RealPictures
 from benchmarks.supply import datasets, random_weights
 from benchmarks.supply.paper import Paper
 from benchmarks.supply.paper_configs import paper_model
@@ -37,7 +37,7 @@ class RandomWeights:
     def judge(self) -> Path:
         raise DipgoError(self.unscored)
 
-    def reference(self, metric: str, prompts: str) -> Reference:
+    def real_pictures(self, protocol: str, prompts: str) -> RealPictures:
         raise DipgoError(self.unscored)
 
     def centroids(self, model: str) -> Path | None:

@@ -413,7 +413,8 @@ def test_unequal_numbers_of_samples_are_refused(folder):
 
 def test_fid_at_unequal_n_is_refused(folder):
     metrics = {"seen": {"fid_efflite0": {"value": 3.0, "n": IMAGES - 1}}}
-    rewrite(folder, "plms-25", metrics=metrics, samples={})
+    absent = dict.fromkeys(suite()["plms-25"].metrics, "not measured here")
+    rewrite(folder, "plms-25", metrics=metrics, samples={}, absent=absent)
     with pytest.raises(DipgoError, match="fid_efflite0 on seen: n = 40 in plms-50-.* 39 in plms-25-"):
         render("table1", folder)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from PIL import Image
 
 from benchmarks.quality.features import features
-from benchmarks.quality.reference import save_features
+from benchmarks.quality.real import save_features
 from benchmarks.zoo.training.common import ZOO
 from benchmarks.zoo.training.pictures import load_pictures
 

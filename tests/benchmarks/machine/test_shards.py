@@ -11,7 +11,7 @@ import pytest
 
 from benchmarks import ROOT
 from benchmarks.machine.shards import ALONE, Shards
-from benchmarks.quality.fidelity import load
+from benchmarks.quality.pictures import load
 from benchmarks.specs import record
 from tests.helpers.suites import DEFAULTS
 

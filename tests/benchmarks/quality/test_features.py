@@ -70,8 +70,10 @@ def test_progress_can_be_switched_off(tmp_path, capfd):
 def test_an_unreadable_or_missing_picture_is_named(tmp_path):
     with pytest.raises(ValueError, match="no folder of pictures at .*nowhere"):
         features(tmp_path / "nowhere")
-    with pytest.raises(ValueError, match="holds no picture"):
+    with pytest.raises(ValueError, match="folder .* holds no picture"):
         features(tmp_path)
+    with pytest.raises(ValueError, match="list holds no picture"):
+        features([])
     good, cut = save_noise(tmp_path, ["1.png", "2.png"])
     cut.write_bytes(cut.read_bytes()[:300])
     with pytest.raises(ValueError, match="cannot read picture .*2.png"):

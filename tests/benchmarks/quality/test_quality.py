@@ -11,7 +11,9 @@ from safetensors.torch import save_file
 from benchmarks.quality import score as quality
 from benchmarks.quality.features import CLEAN, PAPER, features
 from benchmarks.quality.fid import feature_set
-from benchmarks.quality.reference import Reference, save_features
+from benchmarks.quality.real import save_features
+from benchmarks.quality.score import Inputs
+from benchmarks.specs.real import RealPictures
 from dipgo.errors import DipgoError
 from tests.helpers.inceptions import save_noise
 
@@ -53,14 +55,17 @@ def folder(tmp_path):
     return tmp_path
 
 
-def score(folder, judge, metrics=METRICS, dense="dense", **changed):
-    paths, others = ([folder / name / f"{i:05d}.png" for i in range(len(NAMES))] for name in ("own", dense))
+def score(folder, judge, metrics=METRICS, dense="dense", kept="own.scores", **changed):
+    def files(name):
+        return [folder / name / f"{i:05d}.png" for i in range(len(NAMES))]
+
     given = {
-        "references": dict.fromkeys(("fid_efflite0", "kid_efflite0"), Reference(folder / "real.safetensors")),
+        "dense": dense and files(dense),
+        "judge": judge,
+        "real": {"efflite0": RealPictures(folder / "real.safetensors", protocol="efflite0")},
         "centroids": folder / "centroids.safetensors",
-        "kept": folder / "own.scores",
     }
-    return quality.score(paths, NAMES, others, metrics, judge, **(given | changed))
+    return quality.score(Inputs(files("own"), NAMES, **(given | changed)), metrics, folder / kept)
 
 
 def test_every_asked_quality_metric_has_a_cell_and_pictures_are_encoded_once(folder):
@@ -80,7 +85,7 @@ def test_classes_are_judged_by_their_centroids(folder):
 
 
 def test_a_run_has_no_distance_to_itself_and_no_judge_is_asked_in_vain(folder):
-    cells, _ = score(folder, None, ("psnr", "fid_efflite0"), dense="own", centroids=None)
+    cells, _ = score(folder, None, ("psnr", "fid_efflite0"), dense=None, centroids=None)
     assert set(cells) == {"fid_efflite0"} and not (folder / "own.scores").exists()
 
 
@@ -88,8 +93,9 @@ def test_each_picture_has_a_file_of_its_scores(folder):
     _, samples = score(folder, Judge(), ("clip_score", "psnr", "class_top1"))
     files = sorted((folder / "own.scores").iterdir())
     assert [file.name for file in files] == [f"{i:05d}.json" for i in range(len(NAMES))]
-    expected = {"clip_score": 1.0, "psnr": samples["psnr"][1], "class_top1": False}
-    assert json.loads(files[1].read_text()) == expected
+    found = json.loads(files[1].read_text())
+    assert found.pop("source") != json.loads(files[2].read_text())["source"]
+    assert found == {"clip_score": 1.0, "psnr": samples["psnr"][1], "class_top1": False}
 
 
 def test_a_run_that_was_killed_in_scoring_scores_no_finished_picture_again(folder, monkeypatch):
@@ -99,7 +105,7 @@ def test_a_run_that_was_killed_in_scoring_scores_no_finished_picture_again(folde
                 raise KeyboardInterrupt
             return super().image_features(paths, progress)
 
-    whole = score(folder, Judge(), kept=folder / "other")
+    whole = score(folder, Judge(), kept="other")
     monkeypatch.setattr(quality, "CHUNK", 2)
     killed = Killed()
     with pytest.raises(KeyboardInterrupt):
@@ -108,7 +114,8 @@ def test_a_run_that_was_killed_in_scoring_scores_no_finished_picture_again(folde
     kept = folder / "own.scores"
     (kept / "00000.json").unlink()
     (kept / "00004.json").write_text('{"clip_sc')  # half a file
-    (kept / "00005.json").write_text('{"clip_score": 5.0}')  # of fewer metrics
+    source = json.loads((kept / "00001.json").read_text())["source"]
+    (kept / "00005.json").write_text(json.dumps({"source": source, "clip_score": 5.0}))  # of fewer metrics
     judge = Judge()
     assert score(folder, judge) == whole
     assert judge.looked == [[0, 2], [3, 4], [5]]
@@ -121,13 +128,11 @@ def test_fids_of_both_protocols_are_those_of_their_features(folder, inceptions, 
     def distance_of_means(a, b):  # the whole distance takes seconds at 2048 features
         return float(np.square(feature_set(a).moments[0] - b.moments[0]).sum())
 
-    monkeypatch.setattr(quality, "fid", distance_of_means)
+    monkeypatch.setattr("benchmarks.quality.fid.fid", distance_of_means)
     save_noise(folder / "real", ["a.jpg", "b.png", "c.png"], size=48)
     metrics = ("fid_clean", "fid_paper")
-    references = {
-        f"fid_{name}": Reference(folder / "real", inceptions[name], folder / "cache") for name in ("clean", "paper")
-    }
-    cells, _ = score(folder, None, metrics, references=references)
+    real = {name: RealPictures(folder / "real", inceptions[name], folder / "cache") for name in ("clean", "paper")}
+    cells, _ = score(folder, None, metrics, real=real)
     for protocol in (CLEAN, PAPER):
         network = inceptions[protocol.name]
         made = features(folder / "own", protocol, network, progress=False)
@@ -141,16 +146,16 @@ def test_fids_of_both_protocols_are_those_of_their_features(folder, inceptions, 
 
 def test_what_is_missing_is_named_before_anything_is_scored(folder):
     judge = Judge()
-    with pytest.raises(DipgoError, match=r"fid_efflite0 needs real pictures .*references\['fid_efflite0'\]"):
-        score(folder, judge, references={})
-    with pytest.raises(DipgoError, match="unknown distance 'fid_claen'; did you mean fid_clean"):
-        score(folder, judge, ("fid_claen",))
-    with pytest.raises(DipgoError, match="no judge for clip_score"):
+    with pytest.raises(DipgoError, match="fid_efflite0 takes real pictures in 'efflite0'; pass them"):
+        score(folder, judge, real={})
+    with pytest.raises(DipgoError, match="fid_efflite0 takes 'real', which is missing"):
+        score(folder, judge, real=None)
+    with pytest.raises(DipgoError, match="clip_score takes 'judge', which is missing"):
         score(folder, None, ("clip_score",))
-    with pytest.raises(DipgoError, match="no class centroids for class_score"):
+    with pytest.raises(DipgoError, match="class_score takes 'centroids', which is missing"):
         score(folder, judge, ("class_score",), centroids=None)
     with pytest.raises(DipgoError, match="1 pictures, 0 captions and 2 dense pictures"):
-        quality.score(["a"], [], ["b", "c"], ("psnr",), None, {}, None, folder / "kept")
+        quality.score(Inputs(["a"], [], ["b", "c"]), ("psnr",), folder / "kept")
     assert not judge.looked
 
 
@@ -174,3 +179,36 @@ def test_a_score_that_is_no_number_is_named_and_not_kept(folder, monkeypatch):
     with pytest.raises(DipgoError, match="00000.png: its clip_score is nan"):
         score(folder, Judge(), ("clip_score",))
     assert not (folder / "own.scores").exists()
+
+
+def picture(path, random):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(random.integers(0, 256, (32, 32, 3), dtype=np.uint8)).save(path)
+    return path
+
+
+@pytest.mark.parametrize("names", [("a/0.png", "b/0.png"), ("0.png", "0.bmp"), ("a/0.png", "a/0.x.png")])
+def test_pictures_of_one_name_keep_a_score_each(tmp_path, names):
+    random = np.random.default_rng(0)
+    ours, dense = ([picture(tmp_path / part / name, random) for name in names] for part in ("ours", "dense"))
+    given = Inputs(ours, ["x", "y"], dense)
+    first = quality.score(given, ["psnr"], tmp_path / "kept")
+    assert len({*first[1]["psnr"]}) == 2
+    assert quality.score(given, ["psnr"], tmp_path / "kept") == first
+
+
+@pytest.mark.parametrize("changed", ["picture", "dense picture", "caption", "order"])
+def test_a_kept_score_is_of_the_same_picture_dense_picture_and_captions(tmp_path, changed):
+    random, captions = np.random.default_rng(0), ["cat", "dog"]
+    ours, dense = ([picture(tmp_path / part / f"{i}.png", random) for i in range(2)] for part in ("ours", "dense"))
+    judge, metrics = Judge(), ("psnr", "retrieval_top1")
+    quality.score(Inputs(ours, captions, dense, judge), metrics, tmp_path / "kept")
+    if changed == "caption":
+        captions[0] = "dog"
+    elif changed == "order":
+        ours.reverse()
+    else:
+        picture((ours if changed == "picture" else dense)[0], random)
+    given = Inputs(ours, captions, dense, judge)
+    found = quality.score(given, metrics, tmp_path / "kept")
+    assert len(judge.looked) == 2 and found == quality.score(given, metrics, tmp_path / "other")

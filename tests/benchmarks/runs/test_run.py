@@ -15,7 +15,7 @@ from baselines import learned_schedule
 from benchmarks.__main__ import SOME_ROWS_ABSENT, main
 from benchmarks.models import generate
 from benchmarks.models.macs import macs_cells
-from benchmarks.quality.fidelity import load
+from benchmarks.quality.pictures import load
 from benchmarks.specs import record
 from benchmarks.speed import latency
 from benchmarks.speed.latency import latency_cells

@@ -224,7 +224,7 @@ def test_random_weights_need_nothing_and_score_nothing(bench, monkeypatch):
 
 def test_random_weights_are_asked_nothing_else():
     own = profiles.source("random-weights")
-    for ask in (own.judge, lambda: own.reference("fid_paper", "coco")):
+    for ask in (own.judge, lambda: own.real_pictures("paper", "coco")):
         with pytest.raises(DipgoError, match="random weights"):
             ask()
     assert len(own.captions("parti", "sd15")) == datasets.LENGTHS["parti"] and own.captions("imagenet", "dit-xl-2")
