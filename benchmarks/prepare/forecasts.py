@@ -20,7 +20,7 @@ from benchmarks.prepare import training
 from benchmarks.specs.files import address, write_text
 from benchmarks.specs.run import RunSpec
 from benchmarks.supply.profiles import source
-from dipgo import LearnConfig, Pictures, Schedule, initial_noise, learn_forecast, picture_seeds
+from dipgo import Diffusion, Inputs, LearnConfig, Schedule, initial_noise, learn_forecast, picture_seeds
 from dipgo.errors import DipgoError, unknown
 
 PICTURES, PROMPTS, SEED = 16, "train", 0
@@ -74,7 +74,7 @@ def learn_once(spec: RunSpec, plan: Plan, settings: Mapping[str, Any], folder: P
     start, losses = perf_counter(), []
     with memory_meter() as peak:
         pictures = _pictures(model, spec, settings)
-        steps = learn_forecast(config, model.denoiser, graph, plan.schedule, plan.sampler, pictures, scale)
+        steps = learn_forecast(config, Diffusion(model.denoiser, plan.sampler, scale), graph, plan.schedule, pictures)
         with tqdm(steps, total=config.rounds + 1, desc=f"forecast, {spec.id}", unit="round") as progress:
             for state in progress:
                 losses.append(state.loss)
@@ -92,7 +92,7 @@ def read(path: Path) -> Learning:
     return Learning(schedule, data["losses"], data["seconds"], data["peak_memory"])
 
 
-def _pictures(model: models.Model, spec: RunSpec, settings: Mapping[str, Any]) -> Pictures:
+def _pictures(model: models.Model, spec: RunSpec, settings: Mapping[str, Any]) -> Inputs:
     """Captions and noises that no scored picture has."""
     captions = source(spec.profile).captions(settings.get("prompts", PROMPTS), spec.model)
     count, seed = settings.get("pictures", PICTURES), settings.get("seed", SEED)
@@ -101,4 +101,4 @@ def _pictures(model: models.Model, spec: RunSpec, settings: Mapping[str, Any]) -
     drawn = [captions[i] for i in np.random.default_rng(seed).permutation(len(captions))[:count]]
     seeds = picture_seeds(training.NOISE_SEED + seed, range(count))
     noise = initial_noise(seeds, model.latent_shape).to(model.device)
-    return Pictures(noise, model.condition(drawn, spec.guidance), seeds)
+    return Inputs(noise, model.condition(drawn, spec.guidance), seeds)

@@ -22,7 +22,7 @@ from benchmarks.models.model import Model
 from benchmarks.specs.files import address, write_text
 from benchmarks.specs.run import RunSpec
 from benchmarks.supply.profiles import source
-from dipgo import Batch, Sampler, Schedule, TrainConfig, initial_noise, picture_seeds, train_pruner
+from dipgo import Batch, Diffusion, Inputs, Sampler, Schedule, TrainConfig, initial_noise, picture_seeds, train_pruner
 from dipgo.errors import unknown
 
 CHUNK = 25  # batches whose dense pictures are made together, which costs a fraction of one by one
@@ -79,7 +79,7 @@ def train_once(spec: RunSpec, settings: Mapping[str, Any], folder: Path) -> Trai
     batches, scale = _batches(model, sampler, spec, settings), model.branch_guidance(spec.guidance)
     start, history = perf_counter(), []
     with memory_meter() as peak:
-        steps = train_pruner(config, model.denoiser, sampler, costs, batches, model.decode, scale)
+        steps = train_pruner(config, Diffusion(model.denoiser, sampler, scale), costs, batches, model.decode)
         with tqdm(steps, total=config.steps, desc=f"pruner training, {spec.id}", unit="step") as progress:
             for state in progress:
                 history.append({"consistency": state.consistency, "sparsity": state.sparsity})
@@ -108,5 +108,5 @@ def _batches(model: Model, sampler: Sampler, spec: RunSpec, settings: Mapping[st
         noise = initial_noise(seeds, model.latent_shape).to(model.device)
         for start in range(0, len(drawn), size):
             part = slice(start, start + size)
-            yield Batch(noise[part], model.condition(drawn[part], spec.guidance), images[part], seeds[part])
+            yield Batch(Inputs(noise[part], model.condition(drawn[part], spec.guidance), seeds[part]), images[part])
         left -= CHUNK

@@ -131,15 +131,15 @@ def timesteps_off_by_one(patch):
 def latents_in_half_precision(patch):
     rollout = generate.rollout
 
-    def rollout_half(denoiser, sampler, latents, *arguments):
-        return rollout(denoiser, sampler, latents.half(), *arguments).float()
+    def rollout_half(diffusion, inputs):
+        return rollout(diffusion, replace(inputs, noise=inputs.noise.half())).float()
 
     patch.setattr(generate, "rollout", rollout_half)
 
 
 def noise_by_place_in_batch(patch):
-    noise_of = generate.initial_noise
-    patch.setattr(generate, "initial_noise", lambda seeds, shape: noise_of(picture_seeds(0, range(len(seeds))), shape))
+    noise_of = models.initial_noise
+    patch.setattr(models, "initial_noise", lambda seeds, shape: noise_of(picture_seeds(0, range(len(seeds))), shape))
 
 
 def pictures_cut_to_whole_numbers(patch):
