@@ -10,7 +10,7 @@ import numpy as np
 
 from baselines.plan import Plan, PlanContext
 from baselines.preparation import Estimate, Lesson, Preparation, State, Step
-from dipgo import LearnConfig, Schedule, learn_forecast, picture_seeds
+from dipgo import Diffusion, LearnConfig, Schedule, learn_forecast, picture_seeds
 from dipgo.errors import DipgoError
 
 NOISE_SEED = 1_000_003  # apart from the seeds of any scored picture
@@ -73,8 +73,8 @@ class ForecastLearning(Lesson):
         config = settings.config
         if config.together == LearnConfig.together:
             config = replace(config, together=BATCHES * studio.at_once)
-        graph, scale = plan.costs.graph, studio.guidance
-        for learned in learn_forecast(config, context.denoiser, graph, plan.schedule, plan.sampler, pictures, scale):
+        diffusion = Diffusion(context.denoiser, plan.sampler, studio.guidance)
+        for learned in learn_forecast(config, diffusion, plan.costs.graph, plan.schedule, pictures):
             losses.append(learned.loss)
             schedule = learned.schedule
             yield Step(

@@ -14,7 +14,7 @@ from baselines.learned_forecast import NOISE_SEED, ForecastLearning, Learning
 from baselines.plan import Plan, PlanContext, Studio
 from baselines.preparation import Estimate, Lesson, Preparation, State, Step
 from baselines.search import FitnessConfig
-from dipgo import Batch, Forecast, TrainConfig, picture_seeds, select_schedule, train_pruner
+from dipgo import Batch, Diffusion, Forecast, TrainConfig, picture_seeds, select_schedule, train_pruner
 
 CHUNK = 25  # batches whose dense pictures are made together, which costs a fraction of one by one
 FIRST = ("steps", "lr", "weight_decay", "accumulate", "loss", "alpha", "tau", "gamma", "encoder", "width", "keep")
@@ -70,8 +70,8 @@ class PrunerTraining(Lesson):
         settings, studio = self.settings, context.studio
         costs, log = context.at_unit(settings.unit).costs, []
         batches = batches_of(settings, studio)
-        config, scale = settings.config, studio.guidance
-        for step in train_pruner(config, context.denoiser, context.sampler, costs, batches, studio.decode, scale):
+        diffusion = Diffusion(context.denoiser, context.sampler, studio.guidance)
+        for step in train_pruner(settings.config, diffusion, costs, batches, studio.decode):
             shown = {"consistency": step.consistency, "sparsity": step.sparsity}
             log.append(shown)
             yield Step(shown, State, lambda pruner=step.pruner: {"scores": _scores(pruner), "log": list(log)})
@@ -95,8 +95,7 @@ def batches_of(settings: Training, studio: Studio) -> Iterator[Batch]:
         images = studio.images(drawn, seeds)
         for start in range(0, len(drawn), size):
             part = slice(start, start + size)
-            noise, conditioning, own = studio.pictures(drawn[part], seeds[part])
-            yield Batch(noise, conditioning, images[part], own)
+            yield Batch(studio.pictures(drawn[part], seeds[part]), images[part])
         left -= CHUNK
 
 

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from torch import Tensor, nn
 
-from dipgo import BlockGraph, CostModel, Forecast, Pictures, Sampler, Schedule, family_of, ruled
+from dipgo import BlockGraph, CostModel, Forecast, Inputs, Sampler, Schedule, family_of, ruled
 from dipgo.errors import DipgoError
 from dipgo.families import Unit
 
@@ -78,7 +78,7 @@ class Studio:
         """Return the captions of a prompt set."""
         raise self._refuse()
 
-    def pictures(self, captions: Sequence[str], seeds: Sequence[int]) -> Pictures:
+    def pictures(self, captions: Sequence[str], seeds: Sequence[int]) -> Inputs:
         """Return noise and conditioning of one picture for each caption and seed."""
         raise self._refuse()
 

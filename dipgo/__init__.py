@@ -16,13 +16,14 @@ _MODULES = {
     "execute.lockstep": ("gated_together", "rollout_together"),
     "execute.trace": ("Outcome", "Trace"),
     "families": ("FAMILIES", "Family", "branch_guidance", "denoiser_of", "family_of"),
-    "forecast.learning": ("LearnConfig", "Learned", "Pictures", "learn_forecast"),
+    "forecast.learning": ("LearnConfig", "Learned", "learn_forecast"),
     "forecast.rules": ("Forecast", "ruled"),
     "graph": ("BlockGraph", "Execution", "Site", "trace_graph"),
     "pruner.network": ("Pruner", "straight_through"),
     "pruner.select": ("select_schedule",),
     "pruner.train": ("Batch", "TrainConfig", "TrainStep", "train_pruner"),
-    "sampling": ("Sampler", "initial_noise", "picture_seeds", "rollout"),
+    "registry": ("Registry",),
+    "sampling": ("Diffusion", "Inputs", "Sampler", "initial_noise", "picture_seeds", "rollout"),
     "schedule": ("Schedule",),
 }
 _HOMES = {name: module for module, names in _MODULES.items() for name in names}

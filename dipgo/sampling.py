@@ -10,7 +10,7 @@ import diffusers
 import numpy as np
 import torch
 from torch import nn
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_map
 
 from dipgo.errors import DipgoError, unknown
 from dipgo.schedulers import SCHEDULERS, STOCHASTIC
@@ -77,54 +77,91 @@ class Sampler:
         return int(self.call_steps[-1]) + 1
 
 
-def rollout(
-    denoiser: nn.Module,
-    sampler: Sampler,
-    latents: torch.Tensor,
-    conditioning: Mapping[str, Any],
-    guidance: float,
-    seeds: Sequence[int] = (),
-) -> torch.Tensor:
-    """One full sampler run from noise `latents` [n, c, h, w] to final latents of the same shape.
+@dataclass(frozen=True, eq=False)
+class Diffusion:
+    """A model set up to draw: what stays the same from picture to picture."""
 
-    With `guidance` > 1 the tensors in `conditioning` (keyword arguments of the denoiser) hold 2n rows, the
-    unconditional ones first; otherwise n rows. `seeds`, one a picture, decide the noise that a stochastic
-    sampler (LCM) adds at its steps. A denoiser in half precision sees rounded latents; the latents themselves and the
-    guidance keep the noise's precision. Gradients flow unless the caller switches them off.
+    denoiser: nn.Module
+    """Called as diffusers' models are: `denoiser(sample, timestep=..., **conditioning, return_dict=False)[0]`."""
+    sampler: Sampler
+    guidance: float = 1.0
+    """The scale of classifier-free guidance. Above 1 each call holds two branches, the unconditional one first."""
 
-    Raises `DipgoError` where conditioning or seeds are not of as many rows or pictures as the guidance takes.
+    @property
+    def branches(self) -> int:
+        """Guidance branches of a call."""
+        return 2 if self.guidance > 1 else 1
+
+
+@dataclass(frozen=True, eq=False)
+class Inputs:
+    """What a sampler run starts from, for n pictures."""
+
+    noise: torch.Tensor
+    """Standard normal noise [n, c, h, w], as `initial_noise` makes it, on the denoiser's device."""
+    conditioning: Mapping[str, Any]
+    """Keyword arguments of the denoiser. Every tensor in it holds n rows, or with guidance 2n rows, the unconditional
+    ones first."""
+    seeds: Sequence[int] = ()
+    """One seed a picture, for the noise that a stochastic sampler (LCM) adds at its steps. Others need none."""
+
+    def __len__(self) -> int:
+        return len(self.noise)
+
+    def repeated(self, count: int) -> Inputs:
+        """Return the inputs with each picture `count` times in a row."""
+
+        def rows(value: Any) -> Any:
+            return value.repeat_interleave(count, 0) if isinstance(value, torch.Tensor) and value.ndim else value
+
+        seeds = [seed for seed in self.seeds for _ in range(count)]
+        return Inputs(rows(self.noise), tree_map(rows, dict(self.conditioning)), seeds)
+
+
+def rollout(diffusion: Diffusion, inputs: Inputs) -> torch.Tensor:
+    """Draw: one full sampler run from noise to final latents [n, c, h, w].
+
+    A denoiser in half precision sees rounded latents; the latents themselves and the guidance keep the noise's
+    precision. Gradients flow unless the caller switches them off.
+
+    Raises `DipgoError` where the conditioning has other rows than the guidance takes, or a stochastic sampler gets
+    other than one seed a picture.
     """
-    _check_rows(conditioning, len(latents), guidance)
+    denoiser, guidance, latents = diffusion.denoiser, diffusion.guidance, inputs.noise
+    _check_rows(diffusion, inputs)
     precision = getattr(denoiser, "dtype", latents.dtype)
-    scheduler, noise = sampler.scheduler(), {}
-    if sampler.name in STOCHASTIC:
-        if len(seeds) != len(latents):
-            raise DipgoError(f"{sampler.name} adds noise at its steps: pass one seed a picture, not {len(seeds)}")
-        noise["generator"] = [_after_initial_noise(seed, latents.shape[1:]) for seed in seeds]
+    scheduler, noise = diffusion.sampler.scheduler(), {}
+    if diffusion.sampler.name in STOCHASTIC:
+        if len(inputs.seeds) != len(inputs):
+            raise DipgoError(
+                f"{diffusion.sampler.name} adds noise at its steps: pass one seed a picture, "
+                f"not {len(inputs.seeds)} for {len(inputs)}"
+            )
+        noise["generator"] = [_after_initial_noise(seed, latents.shape[1:]) for seed in inputs.seeds]
     latents = latents * scheduler.init_noise_sigma
     on_device = scheduler.timesteps.to(latents.device)  # at once: one copy a call would have the GPU wait each time
     for timestep, timestep_there in zip(scheduler.timesteps, on_device, strict=True):
-        sample = torch.cat([latents] * 2) if guidance > 1 else latents
+        sample = torch.cat([latents] * diffusion.branches)
         sample = scheduler.scale_model_input(sample, timestep)
         timesteps = timestep_there.expand(len(sample))
-        prediction = denoiser(sample.to(precision), timestep=timesteps, **conditioning, return_dict=False)[0]
+        prediction = denoiser(sample.to(precision), timestep=timesteps, **inputs.conditioning, return_dict=False)[0]
         # Some denoisers predict a variance beside the noise.
         prediction = prediction[:, : latents.shape[1]].to(latents.dtype)
-        if guidance > 1:
+        if diffusion.branches > 1:
             unconditional, conditional = prediction.chunk(2)
             prediction = unconditional + guidance * (conditional - unconditional)
         latents = scheduler.step(prediction, timestep, latents, return_dict=False, **noise)[0]
     return latents
 
 
-def _check_rows(conditioning: Mapping[str, Any], pictures: int, guidance: float) -> None:
+def _check_rows(diffusion: Diffusion, inputs: Inputs) -> None:
     """Raise where a tensor has another number of rows than the batch: broadcasting would hide it from one picture."""
-    wanted = pictures * (2 if guidance > 1 else 1)
-    for value in tree_leaves(dict(conditioning)):
-        if isinstance(value, torch.Tensor) and len(value) != wanted:
+    wanted = len(inputs) * diffusion.branches
+    for value in tree_leaves(dict(inputs.conditioning)):
+        if isinstance(value, torch.Tensor) and value.ndim and len(value) != wanted:
             raise DipgoError(
-                f"conditioning has {len(value)} rows, but at guidance {guidance:g} a batch of {pictures} takes {wanted}"
-                + ", the unconditional ones first" * (guidance > 1)
+                f"the conditioning has {len(value)} rows, but {len(inputs)} pictures at guidance "
+                f"{diffusion.guidance:g} take {wanted}" + ", the unconditional ones first" * (wanted > len(inputs))
             )
 
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from dipgo import Sampler, count_costs, initial_noise, picture_seeds, trace_graph
+from dipgo import Diffusion, Inputs, Sampler, count_costs, initial_noise, picture_seeds, trace_graph
 from dipgo.families import SD15
 
 torch.set_num_threads(1)  # tiny models: threads cost more than they bring, and stall on a busy machine
@@ -31,9 +31,13 @@ class Tiny:
         self.seeds = picture_seeds(0, [0, 1])
         self.noise = initial_noise(self.seeds, (4, 8, 8))
         self.conditioning = {"encoder_hidden_states": torch.randn(4, 6, 8)}
+        self.inputs = Inputs(self.noise, self.conditioning, self.seeds)
 
     def sampler(self, name: str = "ddim", steps: int = 6, **kwargs) -> Sampler:
         return Sampler(name, SD_SCHEDULER, steps, **kwargs)
+
+    def diffusion(self, sampler: Sampler, guidance: float = GUIDANCE) -> Diffusion:
+        return Diffusion(self.denoiser, sampler, guidance)
 
     def random_reuse(self, calls: int, seed: int = 0, share: float = 0.5) -> torch.Tensor:
         reuse = torch.rand(calls, len(self.graph.sites), generator=torch.Generator().manual_seed(seed)) < share

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from benchmarks import ROOT
-from dipgo import FAMILIES, Sampler, Schedule, family_of, gated, initial_noise, rollout, trace_graph
+from dipgo import FAMILIES, Diffusion, Inputs, Sampler, Schedule, family_of, gated, initial_noise, rollout, trace_graph
 from tests.conftest import SD_SCHEDULER
 
 
@@ -46,7 +46,7 @@ def test_the_model_that_the_readme_adds_can_be_pruned(monkeypatch, unit):
     pictures = []
     for gates in (Schedule(graph.sites, reuse.numpy()), reuse.float(), torch.zeros(reuse.shape)):
         with gated(unet, graph, gates):
-            pictures.append(rollout(unet, sampler, noise, added.condition(None, [""], 1.0), guidance=1.0))
+            pictures.append(rollout(Diffusion(unet, sampler, 1.0), Inputs(noise, added.condition(None, [""], 1.0))))
     hard, soft, dense = pictures
     torch.testing.assert_close(hard, soft)
     assert (hard - dense).abs().max() > 1e-3

@@ -20,7 +20,7 @@ from baselines import Plan
 from benchmarks.models.generate import sample
 from benchmarks.models.model import Model
 from benchmarks.supply.random_weights import CLASSES, without_values
-from dipgo import Batch, Sampler, Schedule, TrainConfig, initial_noise, train_pruner
+from dipgo import Batch, Diffusion, Inputs, Sampler, Schedule, TrainConfig, initial_noise, train_pruner
 
 GUIDANCE = 7.5  # any scale that asks for the second branch where there is one
 FEW = (2, 3)  # calls that are really run; every further one keeps as much as the third does
@@ -94,8 +94,8 @@ def _training_step(model: Model, calls: int, batch: int, checkpoint: bool) -> di
         conditioning = watched.condition([CLASSES[0]] * batch, GUIDANCE)
         noise = initial_noise(range(batch), model.latent_shape).to(model.device)
         images = torch.zeros(batch, 3, pixels, pixels, device=model.device)
-        batches = iter([Batch(noise, conditioning, images, range(batch))])
-        (step,) = train_pruner(config, model.denoiser, sampler, costs, batches, watched.decode, scale)
+        batches = iter([Batch(Inputs(noise, conditioning, range(batch)), images)])
+        (step,) = train_pruner(config, Diffusion(model.denoiser, sampler, scale), costs, batches, watched.decode)
         watched.ledger.mark("backward")
     return _breakdown(watched.ledger.marks, pruner=sum(values.nbytes for values in step.pruner.parameters()))
 

@@ -1,4 +1,4 @@
-"""Pictures of a plan: one file a prompt, renamed into place, so that a killed run goes on where it stopped."""
+"""Inputs of a plan: one file a prompt, renamed into place, so that a killed run goes on where it stopped."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from baselines import Plan
 from benchmarks.models.model import Model
 from benchmarks.specs.files import write_bytes
 from benchmarks.specs.run import RunSpec
-from dipgo import gated, initial_noise, picture_seeds, rollout
+from dipgo import gated, picture_seeds, rollout
 
 PIXELS_AT_ONCE = 2**20  # of one batch: 4 pictures of 512 x 512, as the authors' evaluation has it
 BATCHES = 2  # as many pictures run together in a search or a learning, unseen, as this many batches hold
@@ -41,10 +41,9 @@ def noise_seeds(spec: RunSpec, count: int) -> list[int]:
 @torch.no_grad()
 def sample(model: Model, plan: Plan, captions: Sequence[str], seeds: Sequence[int], guidance: float) -> torch.Tensor:
     """Images [n, 3, h, w], white at 1 and black at 0, not clamped, for captions and their pictures' seeds."""
-    noise = initial_noise(seeds, model.latent_shape).to(model.device)
-    conditioning, scale = model.condition(captions, guidance), model.branch_guidance(guidance)
+    inputs = model.inputs_of(captions, seeds, guidance)
     with gated(model.denoiser, plan.costs.graph, plan.schedule):
-        latents = rollout(model.denoiser, plan.sampler, noise, conditioning, scale, seeds)
+        latents = rollout(model.diffusion(plan.sampler, guidance), inputs)
     return model.decode(latents)
 
 

@@ -14,7 +14,7 @@ import torch
 from benchmarks.machine.shards import shards
 from benchmarks.specs.run import RunSpec, Setting
 from benchmarks.supply.profiles import source
-from dipgo import CostModel, Family, branch_guidance, denoiser_of, family_of
+from dipgo import CostModel, Diffusion, Family, Inputs, Sampler, branch_guidance, denoiser_of, family_of, initial_noise
 from dipgo.errors import unknown
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -62,6 +62,15 @@ class Model:
         """Channels, height, width."""
         size = self.denoiser.config.sample_size
         return self.denoiser.config.in_channels, size, size
+
+    def diffusion(self, sampler: Sampler, guidance: float) -> Diffusion:
+        """Return the denoiser with a sampler and the guidance scale as the sampling loop takes it."""
+        return Diffusion(self.denoiser, sampler, self.branch_guidance(guidance))
+
+    def inputs_of(self, captions: Sequence[str], seeds: Sequence[int], guidance: float) -> Inputs:
+        """Return noise and conditioning of one picture for each caption and seed, on the model's device."""
+        noise = initial_noise(seeds, self.latent_shape).to(self.device)
+        return Inputs(noise, self.condition(captions, guidance), seeds)
 
     @property
     def device(self) -> torch.device:

@@ -22,7 +22,7 @@ from benchmarks.models.generate import BATCHES, pictures_at_once, sample
 from benchmarks.specs.files import write_text
 from benchmarks.specs.run import Setting
 from benchmarks.supply.profiles import source
-from dipgo import DipgoError, Sampler, Schedule, initial_noise, picture_seeds, rollout_together
+from dipgo import DipgoError, Sampler, Schedule, picture_seeds, rollout_together
 from dipgo.pruner.losses import consistency
 
 NOISE_SEED = 2_000_003  # apart from the seeds of any scored picture and of any training
@@ -64,12 +64,8 @@ class Calibration:
         """Return the loss of each schedule on a part of the pictures."""
         model = self.model
         graph = model.costs_at(schedules[0].sites).graph
-        noise = initial_noise(self.seeds[part], model.latent_shape).to(model.device)
-        conditioning = model.condition(self.captions[part], self.guidance)
-        scale = model.branch_guidance(self.guidance)
-        by_schedule = rollout_together(
-            model.denoiser, graph, schedules, self.sampler, noise, conditioning, scale, self.seeds[part]
-        )
+        inputs = model.inputs_of(self.captions[part], self.seeds[part], self.guidance)
+        by_schedule = rollout_together(model.diffusion(self.sampler, self.guidance), graph, schedules, inputs)
         return [self.loss(model.decode(latents), self.images[part]).item() for latents in by_schedule]
 
     def _sample(self, plan: Plan) -> torch.Tensor:

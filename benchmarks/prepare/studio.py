@@ -21,7 +21,7 @@ from benchmarks.prepare.search import Fitness, calibration
 from benchmarks.specs.files import address
 from benchmarks.specs.run import RunSpec
 from benchmarks.supply.profiles import source
-from dipgo import Pictures, Sampler, initial_noise
+from dipgo import Inputs, Sampler
 from dipgo.errors import DipgoError
 
 SEARCHES = ScheduleSearch.folder
@@ -86,9 +86,8 @@ class RunStudio(Studio):
     def captions(self, prompts: str) -> list[str]:
         return source(self.spec.profile).captions(prompts, self.spec.model)
 
-    def pictures(self, captions: Sequence[str], seeds: Sequence[int]) -> Pictures:
-        noise = initial_noise(seeds, self.model.latent_shape).to(self.model.device)
-        return Pictures(noise, self.model.condition(captions, self.spec.guidance), seeds)
+    def pictures(self, captions: Sequence[str], seeds: Sequence[int]) -> Inputs:
+        return self.model.inputs_of(captions, seeds, self.spec.guidance)
 
     def images(self, captions: Sequence[str], seeds: Sequence[int]) -> torch.Tensor:
         dense, guidance = self.context().dense(), self.spec.guidance

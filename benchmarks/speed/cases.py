@@ -17,7 +17,7 @@ from benchmarks.models import model as models
 from benchmarks.models.model import Model
 from benchmarks.specs.run import Setting
 from benchmarks.supply import random_weights
-from dipgo import Sampler, Schedule, gated, initial_noise, picture_seeds, rollout
+from dipgo import Diffusion, Inputs, Sampler, Schedule, gated, initial_noise, picture_seeds, rollout
 
 CAPTION = "sunflower, fluent"
 GUIDANCE = 4.0
@@ -81,14 +81,15 @@ class Case:
     def latents(self, plan: Plan | None = None, denoiser: Any = None) -> torch.Tensor:
         """Final latents; by another `denoiser` that stands in for the model's."""
         with self.gated(plan):
-            return rollout(denoiser or self.denoiser, self.sampler, self.noise, self.conditioning, GUIDANCE, SEEDS)
+            diffusion = Diffusion(denoiser or self.denoiser, self.sampler, GUIDANCE)
+            return rollout(diffusion, Inputs(self.noise, self.conditioning, SEEDS))
 
     @torch.no_grad()
     def picture(self, plan: Plan | None = None) -> torch.Tensor:
         """From text to image."""
         conditioning = self.model.condition([self._caption], GUIDANCE)
         with self.gated(plan):
-            latents = rollout(self.denoiser, self.sampler, self.noise, conditioning, GUIDANCE, SEEDS)
+            latents = rollout(Diffusion(self.denoiser, self.sampler, GUIDANCE), Inputs(self.noise, conditioning, SEEDS))
         return self.model.decode(latents)
 
     def _context(self, params: dict[str, Any]) -> PlanContext:

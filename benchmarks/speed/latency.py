@@ -16,7 +16,7 @@ from baselines import Plan
 from benchmarks.machine.timing import ROUNDS, WARM_UP_ROUNDS, Stopwatch
 from benchmarks.models.compiled import compiled
 from benchmarks.models.model import Model
-from dipgo import gated, initial_noise, picture_seeds, rollout
+from dipgo import Inputs, gated, initial_noise, picture_seeds, rollout
 
 
 @dataclass(frozen=True)
@@ -40,9 +40,7 @@ def time_once(timed: Timed) -> dict[str, float]:
         whole.start()
         conditioning = model.condition([timed.caption], timed.guidance)
         with gated(model.denoiser, plan.costs.graph, plan.schedule), denoiser.on(model.denoiser):
-            latents = rollout(
-                model.denoiser, plan.sampler, noise, conditioning, model.branch_guidance(timed.guidance), seeds
-            )
+            latents = rollout(model.diffusion(plan.sampler, timed.guidance), Inputs(noise, conditioning, seeds))
         model.decode(latents)
         whole.stop()
     return {"denoiser": denoiser.seconds(), "end_to_end": whole.seconds()}

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from benchmarks.speed.cases import GUIDANCE, SEEDS, Case, zoo
-from dipgo import Batch, TrainConfig, train_pruner
+from dipgo import Batch, Diffusion, Inputs, TrainConfig, train_pruner
 
 ROUNDS = 3
 
@@ -15,11 +15,13 @@ ROUNDS = 3
 def training_step(case: Case, unit: str) -> Callable[[], None]:
     """A forward and a backward pass through a whole sampler run of one picture, and the update."""
     costs, dense = case.model.costs_of(unit), case.picture()
-    batch = Batch(case.noise, case.conditioning, dense, SEEDS)
+    batch = Batch(Inputs(case.noise, case.conditioning, SEEDS), dense)
 
     def step() -> None:
         config = TrainConfig(steps=1, checkpoint=False)
-        for _ in train_pruner(config, case.denoiser, case.sampler, costs, iter([batch]), case.model.decode, GUIDANCE):
+        for _ in train_pruner(
+            config, Diffusion(case.denoiser, case.sampler, GUIDANCE), costs, iter([batch]), case.model.decode
+        ):
             pass
 
     return step

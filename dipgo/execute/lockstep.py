@@ -7,7 +7,7 @@ every call so far only the first, their leader, runs.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -22,7 +22,7 @@ from dipgo.execute.hooks import hooked
 from dipgo.execute.trajectory import OUTPUT
 from dipgo.execute.values import add, residual
 from dipgo.graph import BlockGraph, Site
-from dipgo.sampling import Sampler, rollout
+from dipgo.sampling import Diffusion, Inputs, rollout
 from dipgo.schedule import Schedule
 
 
@@ -220,25 +220,10 @@ def gated_together(denoiser: nn.Module, graph: BlockGraph, schedules: Sequence[S
 
 @torch.no_grad()
 def rollout_together(
-    denoiser: nn.Module,
-    graph: BlockGraph,
-    schedules: Sequence[Schedule],
-    sampler: Sampler,
-    noise: torch.Tensor,
-    conditioning: Mapping[str, Any],
-    guidance: float,
-    seeds: Sequence[int],
+    diffusion: Diffusion, graph: BlockGraph, schedules: Sequence[Schedule], inputs: Inputs
 ) -> torch.Tensor:
-    """Final latents [S, n, c, h, w] of S schedules, each from the same noise [n, c, h, w]; see `rollout`."""
+    """Return the final latents [S, n, c, h, w] of S schedules, each run from the same n inputs; see `rollout`."""
     count = len(schedules)
-    repeated = tree_map(lambda v: v.repeat_interleave(count, 0) if isinstance(v, torch.Tensor) else v, conditioning)
-    with gated_together(denoiser, graph, schedules):
-        latents = rollout(
-            denoiser,
-            sampler,
-            noise.repeat_interleave(count, 0),
-            repeated,
-            guidance,
-            [seed for seed in seeds for _ in schedules],
-        )
+    with gated_together(diffusion.denoiser, graph, schedules):
+        latents = rollout(diffusion, inputs.repeated(count))
     return latents.unflatten(0, (-1, count)).transpose(0, 1)

@@ -9,19 +9,17 @@ in where their calls are run side by side, and share what they have in common.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import nn
 
 from dipgo.errors import DipgoError
 from dipgo.execute.lockstep import rollout_together
 from dipgo.forecast.rules import Forecast, Rule
 from dipgo.graph import BlockGraph, Execution
-from dipgo.sampling import Sampler
+from dipgo.sampling import Diffusion, Inputs
 from dipgo.schedule import Schedule
 
 NUDGE = 0.02  # of a coefficient, for a derivative by differences
@@ -30,14 +28,6 @@ FLAT = 0.01  # of the mean diagonal, added to each of it for the damping
 FLOOR = 1e-6  # of a picture's mean squared error: below it none is a better one
 GAIN = 0.002  # in the loss, about 0.01 dB: a round that brings less counts for nothing and is the last
 MOVES = 4  # moves of calls that may be made in one round
-
-
-class Pictures(NamedTuple):
-    """Initial noise [n, c, h, w], the denoiser's conditioning and the pictures' seeds, as `rollout` takes them."""
-
-    noise: torch.Tensor
-    conditioning: Mapping[str, Any]
-    seeds: Sequence[int]
 
 
 @dataclass(frozen=True)
@@ -98,25 +88,19 @@ class _State:
 
 
 def learn_forecast(
-    config: LearnConfig,
-    denoiser: nn.Module,
-    graph: BlockGraph,
-    schedule: Schedule,
-    sampler: Sampler,
-    pictures: Pictures,
-    guidance: float,
+    config: LearnConfig, diffusion: Diffusion, graph: BlockGraph, schedule: Schedule, inputs: Inputs
 ) -> Iterator[Learned]:
     """From a schedule's gates, with as many calls computed. Yields the start and every round that is better, up to the
     first that is not. The schedule's coefficients are not read: it starts as the forecast of `config.order` (0 holds).
     """
+    sampler, guidance = diffusion.sampler, diffusion.guidance
     rule = Forecast(sampler.noise_ratios, config.order)
 
     def run(schedules: Sequence[Schedule]) -> torch.Tensor:
         """Final latents [S, n, numbers of a picture]"""
-        size = max(1, config.together // len(pictures.noise))
+        size = max(1, config.together // len(inputs))
         parts = [schedules[first : first + size] for first in range(0, len(schedules), size)]
-        inputs = pictures.noise, pictures.conditioning, guidance, pictures.seeds
-        found = [rollout_together(denoiser, graph, part, sampler, *inputs).flatten(2) for part in parts]
+        found = [rollout_together(diffusion, graph, part, inputs).flatten(2) for part in parts]
         return torch.cat(found).double()
 
     dense = run([Schedule.dense(graph.sites, sampler.calls)])

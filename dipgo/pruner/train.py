@@ -5,9 +5,8 @@ The paper's reused values are held. They may be forecasts as well, whose coeffic
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -19,18 +18,17 @@ from dipgo.forecast.rules import Forecast
 from dipgo.graph import BlockGraph
 from dipgo.pruner.losses import consistency, sparsity
 from dipgo.pruner.network import Pruner, straight_through
-from dipgo.sampling import Sampler, rollout
+from dipgo.sampling import Diffusion, Inputs, rollout
 from dipgo.schedule import Schedule
 
 
-class Batch(NamedTuple):
-    """What one term of the loss needs: initial noise [n, c, h, w], the denoiser's conditioning and the pictures'
-    seeds as `rollout` takes them, and the images [n, 3, H, W] that the full run decodes to (x0_full of Eq. 3)."""
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """What one term of the loss needs."""
 
-    noise: torch.Tensor
-    conditioning: Mapping[str, Any]
+    inputs: Inputs
     images: torch.Tensor
-    seeds: Sequence[int]
+    """Images [n, 3, H, W] that the full run from these inputs decodes to (x0_full of Eq. 3)."""
 
 
 @dataclass(frozen=True)
@@ -88,12 +86,10 @@ class Coefficients(nn.Module):
 
 def train_pruner(
     config: TrainConfig,
-    denoiser: nn.Module,
-    sampler: Sampler,
+    diffusion: Diffusion,
     costs: CostModel,
     batches: Iterator[Batch],
     decode: Callable[[torch.Tensor], torch.Tensor],
-    guidance: float,
 ) -> Iterator[TrainStep]:
     """Minimise Eq. 3 over the pruner's parameters; the denoiser stays as it is. Yields after every update.
 
@@ -101,7 +97,7 @@ def train_pruner(
     """
     if config.steps < 1 or config.accumulate < 1:
         raise DipgoError(f"training needs at least 1 step of 1 batch, got {config.steps} of {config.accumulate}")
-    distance = consistency(config.loss)
+    distance, denoiser, sampler = consistency(config.loss), diffusion.denoiser, diffusion.sampler
     device = next(denoiser.parameters()).device
     torch.manual_seed(config.seed)
     pruner = Pruner(
@@ -128,7 +124,7 @@ def train_pruner(
                 gates = straight_through(pruner.scores())
                 given = coefficients and coefficients(gates)
                 with gated(denoiser, costs.graph, gates, coefficients=given, checkpoint=config.checkpoint):
-                    latents = rollout(denoiser, sampler, batch.noise, batch.conditioning, guidance, batch.seeds)
+                    latents = rollout(diffusion, batch.inputs)
                     error, kept = distance(decode(latents), batch.images), sparsity(gates, gamma)
                     loss = error + config.alpha * kept if kept.item() > config.tau else error
                     scaler.scale(loss / config.accumulate).backward()

@@ -12,7 +12,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from baselines import METHODS, Plan, PlanContext, method
 from dipgo import (
+    Diffusion,
     DipgoError,
+    Inputs,
     Sampler,
     Schedule,
     UnreachableRatio,
@@ -38,7 +40,7 @@ def context(tiny, tiny_costs):
 
 def run(tiny, plan: Plan) -> torch.Tensor:
     with torch.no_grad(), gated(tiny.denoiser, plan.costs.graph, plan.schedule):
-        return rollout(tiny.denoiser, plan.sampler, tiny.noise, tiny.conditioning, GUIDANCE)
+        return rollout(tiny.diffusion(plan.sampler), tiny.inputs)
 
 
 def deepcache_package(tiny, sampler, interval: int, branch: int) -> torch.Tensor:
@@ -54,7 +56,7 @@ def deepcache_package(tiny, sampler, interval: int, branch: int) -> torch.Tensor
 
     try:
         with torch.no_grad():
-            return rollout(denoiser, sampler, tiny.noise, tiny.conditioning, GUIDANCE)
+            return rollout(Diffusion(denoiser, sampler, GUIDANCE), tiny.inputs)
     finally:
         helper.disable()
 
@@ -208,10 +210,10 @@ def test_deepcache_on_dit_costs_what_the_paper_charges(dit, interval, blocks, ra
     context = PlanContext(denoiser, costs, sampler, params)
 
     def executed(plan: Plan) -> int:
-        inputs = initial_noise([0], (4, 16, 16)), {"class_labels": torch.tensor([1000, 1])}
+        inputs = Inputs(initial_noise([0], (4, 16, 16)), {"class_labels": torch.tensor([1000, 1])})
         with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
             with gated(denoiser, plan.costs.graph, plan.schedule):
-                rollout(denoiser, plan.sampler, *inputs, guidance=4.0)
+                rollout(Diffusion(denoiser, plan.sampler, 4.0), inputs)
         return counter.get_total_flops()
 
     plan = method("deepcache").plan(context)
@@ -249,5 +251,5 @@ def test_deepcache_takes_a_unet_without_a_mid_block(tiny):
     params = {"interval": 3, "branch": 1}
     plan = method("deepcache").plan(PlanContext(unet, costs, tiny.sampler("ddim", 6), params))
     with gated(unet, plan.costs.graph, plan.schedule) as trace:
-        rollout(unet, plan.sampler, tiny.noise, tiny.conditioning, GUIDANCE)
+        rollout(Diffusion(unet, plan.sampler, GUIDANCE), tiny.inputs)
     assert trace.ran.all() and 0.3 < plan.costs.pruned_ratio(plan.schedule) < 0.67

@@ -11,9 +11,8 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from dipgo import FAMILIES, BlockGraph, DipgoError, Schedule, count_costs, gated, rollout, trace_graph
+from dipgo import FAMILIES, BlockGraph, DipgoError, Inputs, Schedule, count_costs, gated, rollout, trace_graph
 from dipgo.costs import RanMacs
-from tests.conftest import GUIDANCE
 from tests.helpers.denoisers import KINDS, made
 
 
@@ -23,7 +22,7 @@ def independently_counted(tiny, schedule, sampler) -> int:
     conditioning = {"encoder_hidden_states": tiny.conditioning["encoder_hidden_states"][:2].repeat(1, 13, 1)[:, :77]}
     with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         with gated(tiny.denoiser, tiny.graph, schedule):
-            rollout(tiny.denoiser, sampler, noise, conditioning, GUIDANCE)
+            rollout(tiny.diffusion(sampler), Inputs(noise, conditioning))
     return counter.get_total_flops() // 2
 
 

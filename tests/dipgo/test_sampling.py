@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from dipgo import DipgoError, Sampler, Schedule, gated, initial_noise, picture_seeds, rollout
-from tests.conftest import GUIDANCE, SD_SCHEDULER
+from dipgo import Diffusion, DipgoError, Inputs, Sampler, Schedule, gated, initial_noise, picture_seeds, rollout
+from tests.conftest import SD_SCHEDULER
 
 
 def test_plms_makes_51_calls_for_50_steps_and_is_charged_50(tiny):
@@ -53,12 +53,8 @@ def test_batch_size_does_not_change_an_image(tiny, name):
             with torch.no_grad(), gated(tiny.denoiser, tiny.graph, reuse):
                 parts.append(
                     rollout(
-                        tiny.denoiser,
-                        sampler,
-                        noise[i : i + batch],
-                        {"encoder_hidden_states": text},
-                        GUIDANCE,
-                        seeds[i : i + batch],
+                        tiny.diffusion(sampler),
+                        Inputs(noise[i : i + batch], {"encoder_hidden_states": text}, seeds[i : i + batch]),
                     )
                 )
         return torch.cat(parts)
@@ -74,7 +70,7 @@ def test_no_guidance_runs_one_branch(tiny):
         seen.append(len(sample))
         return (torch.zeros_like(sample),)
 
-    rollout(denoiser, tiny.sampler(steps=2), tiny.noise, {}, guidance=1.0)
+    rollout(Diffusion(denoiser, tiny.sampler(steps=2), 1.0), Inputs(tiny.noise, {}))
     assert seen == [2, 2]
 
 
@@ -95,5 +91,5 @@ def test_a_run_is_repeatable(tiny):
     runs = []
     for _ in range(2):
         with torch.no_grad():
-            runs.append(rollout(tiny.denoiser, sampler, tiny.noise, tiny.conditioning, GUIDANCE).numpy())
+            runs.append(rollout(tiny.diffusion(sampler), tiny.inputs).numpy())
     assert np.array_equal(*runs)

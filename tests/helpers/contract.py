@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from dipgo import BlockGraph, Sampler, Schedule, gated, initial_noise, rollout, trace_graph
+from dipgo import BlockGraph, Diffusion, Inputs, Sampler, Schedule, gated, initial_noise, rollout, trace_graph
 from tests.conftest import SD_SCHEDULER
 
 CALLS = 6
@@ -43,7 +43,7 @@ class Instance:
         sampler = Sampler("ddim", SD_SCHEDULER, len(gates.reuse) if isinstance(gates, Schedule) else len(gates))
         noise = initial_noise([5, 6], (4, 8, 8))
         with gated(self.denoiser, self.graph, gates, **kwargs) as self.trace:
-            latents = rollout(self.denoiser, sampler, noise, self.conditioning, guidance=3.0)
+            latents = rollout(Diffusion(self.denoiser, sampler, 3.0), Inputs(noise, self.conditioning))
             if backward:
                 latents.square().mean().backward()
             return latents

@@ -18,7 +18,7 @@ import torch
 
 from benchmarks.models.model import prepared
 from benchmarks.supply.random_weights import CLASSES, pipeline
-from dipgo import Batch, CostModel, Sampler, TrainConfig, initial_noise, trace_graph, train_pruner
+from dipgo import Batch, CostModel, Diffusion, Inputs, Sampler, TrainConfig, initial_noise, trace_graph, train_pruner
 from dipgo.costs import Costs
 from tests.helpers.small import SMALL
 
@@ -48,12 +48,12 @@ def train_once(name: str, calls: int, checkpoint: bool, changes: Mapping[str, An
     model = prepared(name, pipeline(name, dtype, **changes))
     noise, conditioning = initial_noise([0], model.latent_shape).to(model.device), model.condition(CLASSES[:1], 7.5)
     pixels = model.latent_shape[1] * 2 ** (len(model.pipeline.vae.config.block_out_channels) - 1)
-    batch = Batch(noise, conditioning, torch.zeros(1, 3, pixels, pixels, device=model.device), [0])
+    batch = Batch(Inputs(noise, conditioning, [0]), torch.zeros(1, 3, pixels, pixels, device=model.device))
     config, sampler = TrainConfig(steps=1, checkpoint=checkpoint), Sampler("ddim", model.scheduler_config, calls)
     sites = model.family.sites(model.denoiser)
     uncounted = Costs(np.ones(len(sites)), 0.0)  # only the graph matters here
     costs = CostModel(trace_graph(model.denoiser, sites, model.family.probe(model.denoiser)), uncounted, uncounted)
-    list(train_pruner(config, model.denoiser, sampler, costs, iter([batch]), model.decode, 7.5))
+    list(train_pruner(config, Diffusion(model.denoiser, sampler, 7.5), costs, iter([batch]), model.decode))
     return peak() - before
 
 

@@ -14,7 +14,7 @@ from benchmarks.supply import zoo
 from benchmarks.zoo.training import decoder, judge
 from benchmarks.zoo.training.loop import Card, load
 from benchmarks.zoo.training.pictures import class_names
-from dipgo import Sampler, initial_noise, rollout
+from dipgo import Sampler, rollout
 
 MEASURED = 100  # prompts a set
 
@@ -54,10 +54,8 @@ def draw(model: Model, way: Way, captions: Sequence[str], part: int = 50) -> Ten
     sampler, drawn = Sampler(way.sampler, model.scheduler_config, way.steps), []
     for start in range(0, len(captions), part):
         seeds = range(start, min(start + part, len(captions)))
-        noise = initial_noise(seeds, model.latent_shape)
-        conditioning = model.condition([captions[i] for i in seeds], way.guidance)
-        guidance = model.branch_guidance(way.guidance)
-        drawn.append(model.decode(rollout(model.denoiser, sampler, noise, conditioning, guidance, seeds)).clamp(0, 1))
+        inputs = model.inputs_of([captions[i] for i in seeds], seeds, way.guidance)
+        drawn.append(model.decode(rollout(model.diffusion(sampler, way.guidance), inputs)).clamp(0, 1))
     return torch.cat(drawn)
 
 

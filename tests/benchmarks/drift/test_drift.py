@@ -164,8 +164,8 @@ def another_solver(patch):
 def latents_in_half_precision(patch):
     rollout = generate.rollout
 
-    def rollout_half(denoiser, sampler, latents, *arguments):
-        return rollout(denoiser, sampler, latents.half(), *arguments).float()
+    def rollout_half(diffusion, inputs):
+        return rollout(diffusion, replace(inputs, noise=inputs.noise.half())).float()
 
     patch.setattr(generate, "rollout", rollout_half)
 
@@ -176,8 +176,8 @@ def seeds_of_steps_rolled(patch):
 
 
 def noise_by_place_in_batch(patch):
-    noise_of = generate.initial_noise
-    patch.setattr(generate, "initial_noise", lambda seeds, shape: noise_of(picture_seeds(0, range(len(seeds))), shape))
+    noise_of = models.initial_noise
+    patch.setattr(models, "initial_noise", lambda seeds, shape: noise_of(picture_seeds(0, range(len(seeds))), shape))
 
 
 def latents_scaled_a_little_off(patch):

@@ -19,7 +19,7 @@ from benchmarks.speed.conftest import (
     pytest_benchmark_update_machine_info,
     pytest_collection_modifyitems,
 )
-from dipgo import Schedule, gated, rollout
+from dipgo import Diffusion, Inputs, Schedule, gated, rollout
 from tests.conftest import GUIDANCE
 
 CPU = torch.device("cpu")
@@ -111,7 +111,7 @@ def waits(tiny, name: str, steps: int) -> Waits:
     conditioning = {key: value.to(META) for key, value in tiny.conditioning.items()}
     noise = tiny.noise.to(META)
     with Waits() as counted, torch.no_grad(), gated(denoiser, tiny.graph, schedule) as trace:
-        rollout(denoiser, sampler, noise, conditioning, GUIDANCE)
+        rollout(Diffusion(denoiser, sampler, GUIDANCE), Inputs(noise, conditioning))
     assert 0 < np.count_nonzero(trace.outcomes) < trace.outcomes.size  # some computed, some not
     return counted
 

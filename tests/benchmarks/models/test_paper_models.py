@@ -18,8 +18,10 @@ from benchmarks.models.shapes import paper_model, plan, without_weights
 from dipgo import (
     FAMILIES,
     Batch,
+    Diffusion,
     DipgoError,
     Family,
+    Inputs,
     Outcome,
     Sampler,
     Schedule,
@@ -95,7 +97,10 @@ def test_at_full_size_schedule_cost_and_executor_agree(full_size):
     conditioning = {key: value for key, value in family.probe(denoiser).items() if key not in INPUT}
     with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         with gated(denoiser, costs.graph, schedule) as trace:
-            latents = rollout(denoiser, Sampler("ddim", {}, CALLS), initial_noise([0], (4, 8, 8)), conditioning, 1.0)
+            latents = rollout(
+                Diffusion(denoiser, Sampler("ddim", {}, CALLS), 1.0),
+                Inputs(initial_noise([0], (4, 8, 8)), conditioning),
+            )
     assert latents.isfinite().all()
     assert np.array_equal(trace.outcomes == Outcome.COMPUTED, execution.computed)
     assert np.array_equal(trace.outcomes == Outcome.REUSED, execution.reused)
@@ -109,11 +114,11 @@ def test_at_full_size_one_training_step_of_the_pruner_runs(full_size):
     costs = family.costs(denoiser, family.sites(denoiser))
     text = family.probe(denoiser)["encoder_hidden_states"]
     noise = initial_noise([0], (4, 16, 16))
-    batch = Batch(noise, {"encoder_hidden_states": text.repeat(2, 1, 1)}, torch.rand(1, 3, 16, 16), [0])
+    batch = Batch(Inputs(noise, {"encoder_hidden_states": text.repeat(2, 1, 1)}, [0]), torch.rand(1, 3, 16, 16))
     config = TrainConfig(steps=1, lr=1.0)
     decode = functools.partial(torch.narrow, dim=1, start=0, length=3)  # three of the latent's channels as an image
     sampler = Sampler("ddim", {}, CALLS)
-    (step,) = train_pruner(config, denoiser, sampler, costs, iter([batch]), decode, guidance=7.5)
+    (step,) = train_pruner(config, Diffusion(denoiser, sampler, 7.5), costs, iter([batch]), decode)
     scores = step.pruner.scores()[1:]
     assert np.isfinite(step.consistency) and step.sparsity == pytest.approx(1)
     assert scores.isfinite().all() and (scores != scores.mean()).any()  # the gates got gradients

@@ -9,7 +9,7 @@ from benchmarks.models.model import Model
 from benchmarks.supply import random_weights
 from benchmarks.supply.paper_configs import PAPER_MODELS
 from benchmarks.supply.random_weights import CLASSES, pipeline, without_values
-from dipgo import Sampler, initial_noise, rollout
+from dipgo import Diffusion, Inputs, Sampler, initial_noise, rollout
 from dipgo.errors import DipgoError
 from tests.helpers.small import SMALL
 
@@ -36,7 +36,9 @@ def test_guided_steps_and_pictures_are_finite_and_depend_on_the_caption(name, dt
     sampler = Sampler(SAMPLERS.get(name, "plms"), model.scheduler_config, CALLS)
     noise, scale = initial_noise([0, 0], model.latent_shape), model.branch_guidance(GUIDANCE)
     with torch.no_grad():
-        latents = rollout(model.denoiser, sampler, noise, model.condition(captions, GUIDANCE), scale, [0, 0])
+        latents = rollout(
+            Diffusion(model.denoiser, sampler, scale), Inputs(noise, model.condition(captions, GUIDANCE), [0, 0])
+        )
         images = model.decode(latents)
     assert latents.isfinite().all() and images.isfinite().all()
     assert images.std() > 0.1 and (images[0] - images[1]).abs().max() > 1e-3

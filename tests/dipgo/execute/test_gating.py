@@ -8,13 +8,13 @@ import torch
 from diffusers import AutoencoderKL, PNDMScheduler, StableDiffusionPipeline
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from dipgo import DipgoError, Outcome, PartialTrajectory, Schedule, gated, rollout
+from dipgo import Diffusion, DipgoError, Inputs, Outcome, PartialTrajectory, Schedule, gated, rollout
 from tests.conftest import GUIDANCE, SD_SCHEDULER
 
 
 def run(tiny, gates, sampler, **kwargs):
     with torch.no_grad(), gated(tiny.denoiser, tiny.graph, gates, **kwargs) as trace:
-        return rollout(tiny.denoiser, sampler, tiny.noise, tiny.conditioning, GUIDANCE, tiny.seeds), trace
+        return rollout(tiny.diffusion(sampler), tiny.inputs), trace
 
 
 def relative(a: torch.Tensor, b: torch.Tensor) -> float:
@@ -151,7 +151,7 @@ def test_gradients_with_checkpointing_equal_those_without(tiny):
     for checkpoint in (False, True):
         gates = start.clone().requires_grad_()
         with gated(tiny.denoiser, tiny.graph, gates, checkpoint=checkpoint):
-            rollout(tiny.denoiser, sampler, tiny.noise, tiny.conditioning, GUIDANCE).square().mean().backward()
+            rollout(tiny.diffusion(sampler), tiny.inputs).square().mean().backward()
         gradients.append(gates.grad)
     assert gradients[0][1:].abs().min() > 0
     torch.testing.assert_close(gradients[0], gradients[1])
@@ -160,7 +160,7 @@ def test_gradients_with_checkpointing_equal_those_without(tiny):
 def test_a_checkpointed_backward_pass_outside_the_context_is_refused(tiny):
     gates = torch.zeros(5, 9).requires_grad_()
     with gated(tiny.denoiser, tiny.graph, gates, checkpoint=True):
-        latents = rollout(tiny.denoiser, tiny.sampler("ddim", 5), tiny.noise, tiny.conditioning, GUIDANCE)
+        latents = rollout(tiny.diffusion(tiny.sampler("ddim", 5)), tiny.inputs)
     with pytest.raises(DipgoError, match="inside the context"):
         latents.sum().backward()
 
@@ -175,20 +175,20 @@ def test_two_guidance_passes_keep_a_cache_each(tiny):
         return (torch.cat([tiny.denoiser(*half).sample for half in halves]),)
 
     with torch.no_grad(), gated(tiny.denoiser, tiny.graph, reuse, calls_per_step=2):
-        apart = rollout(one_after_the_other, sampler, tiny.noise, tiny.conditioning, GUIDANCE)
+        apart = rollout(Diffusion(one_after_the_other, sampler, GUIDANCE), tiny.inputs)
     assert relative(apart, together) < 1e-5
     with pytest.raises(DipgoError, match="calls_per_step=2"):  # 12 calls would pass for two trajectories
         with torch.no_grad(), gated(tiny.denoiser, tiny.graph, reuse):
-            rollout(one_after_the_other, sampler, tiny.noise, tiny.conditioning, GUIDANCE)
+            rollout(Diffusion(one_after_the_other, sampler, GUIDANCE), tiny.inputs)
 
 
 def test_a_second_run_in_the_same_context_starts_afresh(tiny):
     sampler = tiny.sampler("ddim", 6)
     schedule = Schedule(tiny.graph.sites, tiny.random_reuse(6, 4).numpy())
     with torch.no_grad(), gated(tiny.denoiser, tiny.graph, schedule):
-        first = rollout(tiny.denoiser, sampler, tiny.noise, tiny.conditioning, GUIDANCE)
-        rollout(tiny.denoiser, sampler, tiny.noise + 1, tiny.conditioning, GUIDANCE)
-        again = rollout(tiny.denoiser, sampler, tiny.noise, tiny.conditioning, GUIDANCE)
+        first = rollout(tiny.diffusion(sampler), tiny.inputs)
+        rollout(tiny.diffusion(sampler), Inputs(tiny.noise + 1, tiny.conditioning))
+        again = rollout(tiny.diffusion(sampler), tiny.inputs)
     assert torch.equal(first, again)
 
 

@@ -8,7 +8,18 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from dipgo import FAMILIES, DipgoError, PartialTrajectory, Sampler, Schedule, gated_together, initial_noise, rollout
+from dipgo import (
+    FAMILIES,
+    Diffusion,
+    DipgoError,
+    Inputs,
+    PartialTrajectory,
+    Sampler,
+    Schedule,
+    gated_together,
+    initial_noise,
+    rollout,
+)
 from dipgo.execute.lockstep import leaders
 from tests.conftest import SD_SCHEDULER
 from tests.helpers.contract import CALLS, PICTURES, UNITS, Instance, instance, relative
@@ -31,7 +42,9 @@ def together(made: Instance, schedules: list[Schedule], sampler: str = "ddim") -
 
     conditioning = rows(dict(made.conditioning))
     with gated_together(made.denoiser, made.graph, schedules):
-        latents = rollout(made.denoiser, Sampler(sampler, SD_SCHEDULER, CALLS), noise, conditioning, guidance=3.0)
+        latents = rollout(
+            Diffusion(made.denoiser, Sampler(sampler, SD_SCHEDULER, CALLS), 3.0), Inputs(noise, conditioning)
+        )
     return latents.unflatten(0, (-1, count)).transpose(0, 1)
 
 

@@ -11,7 +11,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from dipgo import (
     FAMILIES,
+    Diffusion,
     DipgoError,
+    Inputs,
     Outcome,
     Sampler,
     Schedule,
@@ -35,7 +37,7 @@ def made(request) -> Instance:
 @torch.no_grad()
 def test_everything_kept_changes_no_bit(made):
     sampler = Sampler("ddim", SD_SCHEDULER, CALLS)
-    plain = rollout(made.denoiser, sampler, initial_noise([5, 6], (4, 8, 8)), made.conditioning, guidance=3.0)
+    plain = rollout(Diffusion(made.denoiser, sampler, 3.0), Inputs(initial_noise([5, 6], (4, 8, 8)), made.conditioning))
     assert torch.equal(made.run(Schedule.dense(made.graph.sites, CALLS)), plain)
 
 

@@ -7,10 +7,11 @@ import pytest
 import torch
 
 from dipgo import (
+    Diffusion,
     DipgoError,
     Forecast,
+    Inputs,
     LearnConfig,
-    Pictures,
     Schedule,
     gated,
     initial_noise,
@@ -35,8 +36,10 @@ def learned(tiny, graph, kept=KEPT, *, sampler="ddim", guidance=GUIDANCE, **sett
     schedule = Schedule.skip_calls(graph.sites, sampler.calls, kept)
     branches = slice(None) if guidance > 1 else slice(len(tiny.noise), None)
     conditioning = {name: value[branches] for name, value in tiny.conditioning.items()}
-    pictures = Pictures(tiny.noise, conditioning, tiny.seeds)
-    return list(learn_forecast(LearnConfig(**settings), tiny.denoiser, graph, schedule, sampler, pictures, guidance))
+    pictures = Inputs(tiny.noise, conditioning, tiny.seeds)
+    return list(
+        learn_forecast(LearnConfig(**settings), Diffusion(tiny.denoiser, sampler, guidance), graph, schedule, pictures)
+    )
 
 
 def error(tiny, graph, schedule: Schedule, noise: torch.Tensor, sampler="ddim") -> float:
@@ -44,7 +47,7 @@ def error(tiny, graph, schedule: Schedule, noise: torch.Tensor, sampler="ddim") 
     found = []
     for gates in (schedule, Schedule.dense(graph.sites, schedule.calls)):
         with torch.no_grad(), gated(tiny.denoiser, graph, gates):
-            found.append(rollout(tiny.denoiser, tiny.sampler(sampler, STEPS), noise, tiny.conditioning, GUIDANCE))
+            found.append(rollout(tiny.diffusion(tiny.sampler(sampler, STEPS)), Inputs(noise, tiny.conditioning)))
     return float((found[0] - found[1]).square().mean())
 
 
@@ -79,10 +82,10 @@ def test_blocks_learn_coefficients_too(tiny):
     reuse = np.zeros((STEPS, len(tiny.graph.sites)), dtype=bool)
     reuse[1::2, 3:] = True
     sampler = tiny.sampler("ddim", STEPS)
-    pictures = Pictures(tiny.noise, tiny.conditioning, tiny.seeds)
+    pictures = tiny.inputs
     schedule = Schedule(tiny.graph.sites, reuse)
     config = LearnConfig(rounds=1, memory=2, order=0)
-    rounds = list(learn_forecast(config, tiny.denoiser, tiny.graph, schedule, sampler, pictures, GUIDANCE))
+    rounds = list(learn_forecast(config, tiny.diffusion(sampler), tiny.graph, schedule, pictures))
     assert rounds[-1].loss < rounds[0].loss
 
 

@@ -13,8 +13,10 @@ from torch import nn
 from dipgo import (
     FAMILIES,
     BlockGraph,
+    Diffusion,
     DipgoError,
     Forecast,
+    Inputs,
     Sampler,
     Schedule,
     gated,
@@ -133,7 +135,7 @@ def test_together_equals_one_by_one_under_any_rule(made):
 
     with gated_together(made.denoiser, made.graph, schedules):
         sampler = Sampler("ddim", SD_SCHEDULER, CALLS)
-        latents = rollout(made.denoiser, sampler, noise, rows(dict(made.conditioning)), guidance=3.0)
+        latents = rollout(Diffusion(made.denoiser, sampler, 3.0), Inputs(noise, rows(dict(made.conditioning))))
     found = latents.unflatten(0, (-1, len(schedules))).transpose(0, 1)
     for schedule, own in zip(schedules, found, strict=True):
         assert relative(own, made.run(schedule)) < 1e-4

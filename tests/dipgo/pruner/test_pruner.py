@@ -23,7 +23,6 @@ from dipgo import (
 )
 from dipgo.pruner.losses import CONSISTENCIES, consistency, sparsity
 from dipgo.pruner.train import Coefficients
-from tests.conftest import GUIDANCE
 
 
 @pytest.mark.parametrize("encoder", ["linear", "attention", "none"])
@@ -104,8 +103,8 @@ def test_scores_of_a_diverged_training_are_refused(tiny_costs):
 
 def batches(tiny, sampler):
     with torch.no_grad():
-        images = decode(rollout(tiny.denoiser, sampler, tiny.noise, tiny.conditioning, GUIDANCE))
-    return itertools.repeat(Batch(tiny.noise, tiny.conditioning, images, seeds=()))
+        images = decode(rollout(tiny.diffusion(sampler), tiny.inputs))
+    return itertools.repeat(Batch(tiny.inputs, images))
 
 
 def decode(latents):
@@ -115,7 +114,7 @@ def decode(latents):
 def train(tiny, costs, **settings):
     config = TrainConfig(**{"width": 16, "checkpoint": False, "lr": 5.0, **settings})
     sampler = tiny.sampler("ddim", 5)
-    return list(train_pruner(config, tiny.denoiser, sampler, costs, batches(tiny, sampler), decode, GUIDANCE))
+    return list(train_pruner(config, tiny.diffusion(sampler), costs, batches(tiny, sampler), decode))
 
 
 def test_training_starts_at_loss_zero_and_sparsity_one_and_then_prunes(tiny, tiny_costs):
@@ -168,7 +167,7 @@ def test_gradients_reach_gates_and_changes_where_something_is_reused(tiny, check
     coefficients = Coefficients(tiny.graph, Forecast(sampler.noise_ratios, 1))
     gates = tiny.random_reuse(6).float().requires_grad_()
     with gated(tiny.denoiser, tiny.graph, gates, coefficients=coefficients(gates), checkpoint=checkpoint):
-        rollout(tiny.denoiser, sampler, tiny.noise, tiny.conditioning, GUIDANCE).square().mean().backward()
+        rollout(tiny.diffusion(sampler), tiny.inputs).square().mean().backward()
     reused = tiny.graph.execute(Schedule(tiny.graph.sites, gates.detach().bool().numpy())).reused
     moved = coefficients.changes.grad.abs().sum(-1).numpy() > 0
     assert moved.any() and not (moved & ~reused).any()
@@ -185,7 +184,7 @@ def test_soft_gates_with_changed_coefficients_give_what_the_schedule_gives(tiny)
         found = []
         for how, soft in ((gates, given), (Schedule(tiny.graph.sites, gates.bool().numpy(), given.numpy()), None)):
             with gated(tiny.denoiser, tiny.graph, how, coefficients=soft):
-                found.append(rollout(tiny.denoiser, sampler, tiny.noise, tiny.conditioning, GUIDANCE))
+                found.append(rollout(tiny.diffusion(sampler), tiny.inputs))
     torch.testing.assert_close(found[0], found[1], rtol=1e-4, atol=1e-4)
 
 
