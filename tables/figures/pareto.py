@@ -1,8 +1,9 @@
-"""Quality against cost: the records of the tables as points, those that nothing dominates, and the figures of them."""
+"""Renders quality against cost: every measured row of some tables is a point, and the undominated ones are a front."""
 
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
@@ -23,31 +24,38 @@ from tables.stats import mean_interval
 PARETO = "pareto"
 SPEC = HERE / "pareto.toml"
 COSTS = {"macs": "Full MACs, % of dense", "seconds": "Denoiser seconds, % of dense"}
-"""What a figure's x axis shows, by the ending of its name."""
+"""The title of each figure's x axis, by the ending of the figure's name."""
 COST_COLUMNS = ("macs_full", "speedup_denoiser")
+"""The columns that give the two costs."""
 STAMP = "points sha256:"
 
 
 @dataclass(frozen=True)
 class Family:
-    """A column of panels: a table's rows on one prompt set, and runs of other tables with the same dense run."""
+    """A column of panels: the rows of one table on one prompt set."""
 
     title: str
     table: str
     dataset: str
+    """The name of the prompt set."""
     also: tuple[str, ...] = ()
+    """Runs of other tables that were measured against the same dense run. They are shown, too."""
 
 
 @dataclass(frozen=True)
 class Quality:
-    """A row of panels: the first of the columns that a table has; `fence` as in `figure.Panel`."""
+    """A row of panels: one metric of quality."""
 
     columns: tuple[str, ...]
+    """A panel shows the first of these columns that its table has."""
     fence: float | None = None
+    """What a panel leaves out, see `figure.Panel`."""
 
 
 @dataclass(frozen=True)
 class Spec:
+    """The figure as `pareto.toml` defines it."""
+
     families: tuple[Family, ...]
     qualities: tuple[Quality, ...]
     series: tuple[Series, ...]
@@ -55,9 +63,7 @@ class Spec:
 
 @dataclass(frozen=True)
 class Line:
-    """A line of the CSV: a run's quality in a metric with its 95 % interval, and its costs as shares of the dense
-    run's. `seconds_low` and `seconds_high` are quartiles over the repeats. `front` names the costs at which no other
-    run is as good."""
+    """A line of the CSV: the quality of a run in one metric, and its costs."""
 
     family: str
     dataset: str
@@ -66,30 +72,40 @@ class Line:
     metric: str
     value: float
     low: float | None
+    """The low end of the 95 % interval of `value`."""
     high: float | None
     n: int | None
     run: str
+    """The name of the record's file."""
     macs: float | None = None
+    """The MACs as a share of the dense run's."""
     seconds: float | None = None
+    """The denoiser's seconds as a share of the dense run's."""
     seconds_low: float | None = None
+    """The lower quartile of `seconds` over the repeats."""
     seconds_high: float | None = None
     front: str = ""
+    """The costs, separated by a space, at which the run is on the front of its panel."""
 
 
 def load_spec(profile: str = EMBEDDED, path: Path = SPEC) -> Spec:
-    """Raises `DipgoError` for an unknown or missing field, or where a method might belong to no series."""
+    """The figure's spec in a profile.
+
+    Raises `DipgoError` for an unknown or missing field, and where a method might belong to no series.
+    """
     data = profiled(read_toml(path), profile)
     families, qualities, series = (
         tuple(construct(cls, item, f"{path}: {key}") for item in data.get(key, []))
         for key, cls in (("family", Family), ("quality", Quality), ("series", Series))
     )
     if not series or series[-1].match:
-        raise DipgoError(f"{path}: the last series must have an empty `match`, for methods that no other takes")
+        raise DipgoError(f"{path}: the last series must take all remaining methods; give it an empty `match`")
     return Spec(families, qualities, series)
 
 
 def front(points: Sequence[tuple[float, float]], direction: str) -> list[bool]:
-    """For every (cost, quality): whether no other is at most as costly and at least as good, and better in one."""
+    """Whether each point is on the front: no other point costs at most as much, is at least as good, and is better in
+    one of the two. Points are (cost, quality)."""
     sign = 1 if direction == "up" else -1
     signed = [(cost, sign * quality) for cost, quality in points]
     return [
@@ -98,7 +114,7 @@ def front(points: Sequence[tuple[float, float]], direction: str) -> list[bool]:
 
 
 def _table(family: Family, columns: Sequence[Column | None], table: Table) -> Table:
-    """The family's table with the rows `also`, its one prompt set, and no columns but those that the figure needs."""
+    """The family's table, reduced to the family's prompt set and the figure's columns, with `also` as further rows."""
     datasets = {dataset.key: dataset for dataset in table.dataset}
     if family.dataset not in datasets:
         raise DipgoError(f"{SPEC}: {table.name}: {unknown('dataset', family.dataset, datasets)}")
@@ -113,13 +129,13 @@ def _table(family: Family, columns: Sequence[Column | None], table: Table) -> Ta
 
 
 def _series(record: Record, series: Sequence[Series]) -> str:
-    """The first series that a run's spec matches; a field that the spec leaves open is ""."""
+    """The title of the first series whose `match` holds for the run's spec. A spec's None counts as ""."""
     fields = {key: "" if value is None else value for key, value in flat(record.spec).items()}
-    return next(each.title for each in series if each.match.items() <= fields.items())
+    return next(item.title for item in series if item.match.items() <= fields.items())
 
 
 def _lines(family: Family, series: Sequence[Series], table: Table, records: Mapping[str, Record]) -> Iterator[Line]:
-    """A family's part of the CSV: the table's dense run and the runs that are measured against it."""
+    """The lines of the CSV for one family: the table's dense run and the runs that are measured against it."""
     cells = {(cell.row, cell.metric): cell for cell in measure(table, records, load_paper(), [])}
     full, speedup = COST_COLUMNS
     dense = cells[table.find_row(table.baseline).label, full].value
@@ -137,7 +153,7 @@ def _lines(family: Family, series: Sequence[Series], table: Table, records: Mapp
             cell = cells[row.label, column.key]
             value, low, high = cell.value, cell.low, cell.high
             if row.run == table.baseline and column.key == f"{table.difference}_diff":
-                value = 0.0  # what it differs from itself
+                value = 0.0  # the dense run does not differ from itself
             samples = record.samples.get(family.dataset, {}).get(column.key, ())
             if low is None and len(samples) > 1:
                 low, high = mean_interval(samples)
@@ -146,17 +162,19 @@ def _lines(family: Family, series: Sequence[Series], table: Table, records: Mapp
 
 
 def _fronts(lines: Sequence[Line], direction: str) -> list[Line]:
-    """The lines of one panel, each with the costs at which nothing dominates it."""
-    on: list[list[str]] = [[] for _ in lines]
+    """The lines of one panel with their field `front` filled in."""
+    fronts: list[list[str]] = [[] for _ in lines]
     for cost in COSTS:
-        there = [index for index, line in enumerate(lines) if getattr(line, cost) is not None]
-        points = [(getattr(lines[index], cost), lines[index].value) for index in there]
-        for index, kept in zip(there, front(points, direction), strict=True):
-            on[index] += [cost] * kept
-    return [replace(line, front=" ".join(names)) for line, names in zip(lines, on, strict=True)]
+        costs = {index: getattr(line, cost) for index, line in enumerate(lines) if getattr(line, cost) is not None}
+        points = [(share, lines[index].value) for index, share in costs.items()]
+        for index, undominated in zip(costs, front(points, direction), strict=True):
+            fronts[index] += [cost] * undominated
+    return [replace(line, front=" ".join(names)) for line, names in zip(lines, fronts, strict=True)]
 
 
 def _panel(family: Family, quality: Quality, column: Column | None, lines: Sequence[Line], cost: str) -> Panel:
+    if column is None:
+        return Panel(family.title, "", "up", None, [])
     points = [
         Point(
             line.series,
@@ -167,51 +185,58 @@ def _panel(family: Family, quality: Quality, column: Column | None, lines: Seque
         for line in lines
         if getattr(line, cost) is not None
     ]
-    if column is None:
-        return Panel(family.title, "", "up", None, [])
     return Panel(family.title, column.title, column.direction, quality.fence, points)
 
 
 def stamp(content: bytes) -> bytes | None:
-    """What a picture's own metadata say that it was drawn from."""
-    found = re.search(STAMP.encode() + rb"[0-9a-f]{16}", content)
-    return found and found[0]
+    """The stamp in a picture's metadata, which says what the picture was drawn from; None if it has none."""
+    match = re.search(STAMP.encode() + rb"[0-9a-f]{16}", content)
+    return match and match[0]
 
 
 def load_points(spec: Spec, folder: Path, profile: str = EMBEDDED) -> tuple[list[Line], dict[str, list[list[Panel]]]]:
-    """The lines of the CSV, and by cost the rows of panels of its figure, from the records of the profile."""
+    """The lines of the CSV, and the rows of panels of each cost's figure.
+
+    spec: the figure.
+    folder: holds the records of all profiles.
+    profile: the profile whose records are shown.
+    """
     lines: list[Line] = []
     grids: dict[str, list[list[Panel]]] = {cost: [[] for _ in spec.qualities] for cost in COSTS}
     for family in spec.families:
         table = load_table(family.table, profile=profile)
-        own = {column.key: column for column in table.column}
-        columns = [next((own[key] for key in each.columns if key in own), None) for each in spec.qualities]
+        known = {column.key: column for column in table.column}
+        columns = [next((known[key] for key in quality.columns if key in known), None) for quality in spec.qualities]
         table = _table(family, columns, table)
-        found = list(_lines(family, spec.series, table, load_records(table, folder_of(profile, folder))))
+        of_family = list(_lines(family, spec.series, table, load_records(table, folder_of(profile, folder))))
         for index, (column, quality) in enumerate(zip(columns, spec.qualities, strict=True)):
-            chosen = [line for line in found if column and line.metric == column.key]
-            marked = _fronts(chosen, column.direction) if column else []
-            lines += marked
+            of_panel = [line for line in of_family if column and line.metric == column.key]
+            of_panel = _fronts(of_panel, column.direction) if column else []
+            lines += of_panel
             for cost, grid in grids.items():
-                grid[index].append(_panel(family, quality, column, marked, cost))
+                grid[index].append(_panel(family, quality, column, of_panel, cost))
     return lines, grids
 
 
 def csv_text(lines: Sequence[Line]) -> str:
-    """The tidy CSV: qualities in their metric's units, costs as shares."""
+    """The tidy CSV. Qualities are in their metric's units, costs are shares of the dense run's."""
     frame = pd.DataFrame([vars(line) for line in lines], columns=[field.name for field in fields(Line)])
     return frame.astype({"n": "Int64"}).to_csv(index=False, float_format="%.6g", lineterminator="\n")
 
 
 def render_pareto(folder: Path, profile: str = EMBEDDED, path: Path = SPEC) -> dict[str, str | bytes]:
-    """File name -> content: the CSV of all points, and for each cost a figure as SVG and PNG; nothing where there is no
-    point."""
+    """The contents of the files by name: a CSV of all points, and for each cost a figure as SVG and PNG.
+
+    Empty if there is no point. The pictures carry a stamp, which hashes the CSV and what the spec in `path` says for
+    the profile. A new comment in the spec leaves it as it is.
+    """
     spec = load_spec(profile, path)
     lines, grids = load_points(spec, folder, profile)
     if not lines:
         return {}
     text = csv_text(lines)
-    source = STAMP + hashlib.sha256((text + path.read_text(encoding="utf-8")).encode()).hexdigest()[:16]
+    parsed = json.dumps(profiled(read_toml(path), profile), sort_keys=True)
+    source = STAMP + hashlib.sha256((text + parsed).encode()).hexdigest()[:16]
     pictures = {
         f"{PARETO}_{cost}.{kind}": picture
         for cost, grid in grids.items()
