@@ -11,7 +11,7 @@ import torch
 from baselines.plan import Plan, PlanContext, Studio
 from baselines.preparation import Lesson
 from baselines.search import ScheduleSearch
-from dipgo import Pictures, Schedule, initial_noise
+from dipgo import Inputs, Schedule, initial_noise
 
 
 class Toy:
@@ -70,8 +70,8 @@ class TinyStudio(Studio):
     def captions(self, prompts: str) -> list[str]:
         return [f"{prompts} {index}" for index in range(60)]
 
-    def pictures(self, captions: Sequence[str], seeds: Sequence[int]) -> Pictures:
-        return Pictures(initial_noise(seeds, (4, 8, 8)), self.conditioning(2 * len(captions)), seeds)
+    def pictures(self, captions: Sequence[str], seeds: Sequence[int]) -> Inputs:
+        return Inputs(initial_noise(seeds, (4, 8, 8)), self.conditioning(2 * len(captions)), seeds)
 
     def images(self, captions: Sequence[str], seeds: Sequence[int]) -> torch.Tensor:
         return self.decode(initial_noise(seeds, (4, 8, 8)))
