@@ -1,16 +1,17 @@
-"""What all trainings share: the zoo's folders, pixels as tensors, and files that are written whole or not at all."""
+"""What all trainings share: the zoo's folders, pixels as tensors, batches, and files of weights."""
 
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
+
+from dipgo.files import write_bytes, write_text
 
 ZOO = Path(__file__).resolve().parents[1]
 CHECKPOINTS = ZOO / "checkpoints"
@@ -31,19 +32,10 @@ def batches(count: int, size: int) -> Iterator[Tensor]:
         order = order[size:]
 
 
-def write_whole(path: Path, write: Callable[[Path], object]) -> None:
-    """Calls ``write`` with a temporary path and then renames that file to ``path``."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name("unfinished-" + path.name)
-    write(temporary)
-    os.replace(temporary, path)
-
-
 def write_json(path: Path, values: object) -> None:
-    write_whole(path, lambda temporary: temporary.write_text(json.dumps(values, indent=2) + "\n"))
+    write_text(path, json.dumps(values, indent=2) + "\n")
 
 
 def write_weights(path: Path, weights: Mapping[str, Tensor]) -> None:
     """Writes floating-point weights as float16 safetensors, others as they are."""
-    stored = {k: (v.half() if v.is_floating_point() else v).contiguous() for k, v in weights.items()}
-    write_whole(path, lambda temporary: save_file(stored, temporary))
+    write_bytes(path, save({k: (v.half() if v.is_floating_point() else v).contiguous() for k, v in weights.items()}))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import io
 import json
 import logging
 import time
@@ -17,7 +18,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from benchmarks.zoo.training.common import CHECKPOINTS, write_json, write_weights, write_whole
+from benchmarks.zoo.training.common import CHECKPOINTS, write_json, write_weights
+from dipgo.files import write_bytes
 
 log = logging.getLogger(__name__)
 
@@ -88,7 +90,8 @@ def train(training: Training, work: Path, minutes: float | None = None, checkpoi
         average.copy_to([p for p in averaged.parameters() if p.requires_grad])
         state = {"model": model.state_dict(), "average": average.state_dict(), "card": card, "run": run}
         state["optimiser"] = optimiser.state_dict()
-        write_whole(path, lambda temporary: torch.save(state, temporary))
+        torch.save(state, content := io.BytesIO())
+        write_bytes(path, content.getvalue())
         folder = checkpoints / training.name
         write_weights(folder / "model.safetensors", averaged.state_dict())
         write_json(folder / "card.json", card | {"runs": [*card["runs"], run]})

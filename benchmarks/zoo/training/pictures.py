@@ -24,7 +24,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from benchmarks.zoo.training.common import ZOO, write_whole
+from benchmarks.zoo.training.common import ZOO
+from dipgo.files import write_text
 
 log = logging.getLogger(__name__)
 
@@ -175,7 +176,7 @@ def write_prompts(pictures: list[Picture], sets: dict[str, list[int]], path: Pat
         for i in sets[key]:
             p = pictures[i]
             writer.writerow([key, p.name, p.style, p.caption, p.category, p.subcategory, p.sha256])
-    write_whole(path, lambda temporary: temporary.write_text(text.getvalue(), encoding="utf-8"))
+    write_text(path, text.getvalue())
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,11 +14,11 @@ from torch import Tensor
 
 from benchmarks.models.model import prepared
 from benchmarks.zoo.training import mmdit
-from benchmarks.zoo.training.common import write_whole
 from benchmarks.zoo.training.denoisers import DIT, SD, live_pipeline, newest, with_denoiser
 from benchmarks.zoo.training.drawing import WAYS, draw, with_newest_decoder
 from benchmarks.zoo.training.loop import Training
 from benchmarks.zoo.training.pictures import Data, class_names, load_pictures
+from dipgo.files import write_bytes
 
 SEEN = (
     "sunflower, twitter",
@@ -122,5 +123,5 @@ def write_sheets(work: Path, folder: Path, others: Sequence[Training]) -> None:
     classes = [("real, one of the class", np.stack([of_class(data, name) for name in CLASSES])), row(DIT, CLASSES)]
     sheets = {"samples": sheet(bands, cell=96), "families": sheet([Band(captions, rows), Band(CLASSES, classes)], 54)}
     for name, canvas in sheets.items():
-        save = canvas.quantize(256).save
-        write_whole(folder / f"{name}.png", lambda temporary, save=save: save(temporary, optimize=True))
+        canvas.quantize(256).save(content := io.BytesIO(), "PNG", optimize=True)
+        write_bytes(folder / f"{name}.png", content.getvalue())
