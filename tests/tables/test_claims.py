@@ -53,7 +53,8 @@ def write(folder: Path, run: str, table: str = "table1", profile: str = "embedde
     }
     cells = {key: value if isinstance(value, dict) else {"value": value} for key, value in values.items()}
     metrics["all"] = {key: cell for key, cell in cells.items() if key not in per_image}
-    record.write(Record(spec.id, spec.digest, spec.to_json(), metrics, samples), folder, replace=True)
+    absent = {metric: "not measured here" for metric in spec.metrics if metric not in values}
+    record.write(Record(spec.id, spec.digest, spec.to_json(), metrics, samples, absent=absent), folder, replace=True)
 
 
 @pytest.fixture()
