@@ -1,18 +1,14 @@
-"""Sessions of the suite. They share one environment, so that torch is installed once.
+"""The sessions share one environment, so that torch is installed once. `nox -l` says what every session does.
 
-nox -s reproduce-table1            measure Table 1 and render it; finished runs are re-used (so 2, 3, 4, 8)
-nox -s reproduce-table1 -- --fresh measure everything again
-nox -s reproduce-all               reproduce every table
-nox -s reproduce-table1 -- --profile paper    the same on the paper's own models; --dry-run only lists what it takes,
-                                   --random-weights needs no download, --limit 4 is a trial
-nox -s doctor -- --profile paper --table 1    say what a table needs here and what would supply it
-nox -s fetch -- sd15 parti         download assets of the paper profile
-nox -s drift                       compare pictures and scores with stored ones; -- --update --reason TEXT renews them
-nox -s gpu-pack                    on a GPU, in 8 minutes: seconds of the paper's models, with random weights
-nox -s tests                       run the tests
-nox -s lint                        check style
-nox -s render                      render the tables and figures from their records, measuring nothing
-nox -s macs                        count the MACs cells of the paper's tables on its own models, without weights
+nox -s reproduce-table1                        measure and render Table 1; finished runs are kept
+nox -s reproduce-table1 -- --fresh             measure everything again
+nox -s reproduce-table1 -- --limit 4           try it out with 4 pictures a run; the results stay in `runs`
+nox -s reproduce-table1 -- --profile paper     use the paper's models; --dry-run only lists what this needs
+nox -s reproduce-table1 -- --random-weights    use the paper's models without their weights; nothing is downloaded
+nox -s doctor -- --profile paper --table 1     list what a table needs and what would supply it
+nox -s fetch -- sd15 parti                     download assets of the paper profile
+nox -s drift -- --update --reason TEXT         store new pictures and scores
+nox -s render -- --check                       only say whether a rendered file is stale
 """
 
 from __future__ import annotations
@@ -30,11 +26,11 @@ ROOT = Path(__file__).parent
 ENVIRONMENT = ROOT / ".nox" / "suite"
 GROUPS = ("suite", "tests", "lint")
 TABLES = sorted(path.stem for path in (ROOT / "benchmarks" / "suites").glob("table*.toml"))
-SOME_ROWS_ABSENT = 3  # `python -m benchmarks run` says so when records of some rows only hold a reason
+SOME_ROWS_ABSENT = 3  # the exit status of `python -m benchmarks run` if some values could not be measured
 
 
 def suite_environment(session: nox.Session) -> str:
-    """The shared environment's python; made on first use and again when its requirements change."""
+    """The Python of the shared environment, which is made on first use and again when its requirements change."""
     python = ENVIRONMENT / ("Scripts/python.exe" if sys.platform == "win32" else "bin/python")
     project = nox.project.load_toml(ROOT / "pyproject.toml")
     wanted = repr((project["project"]["dependencies"], project["dependency-groups"]))
@@ -49,16 +45,18 @@ def suite_environment(session: nox.Session) -> str:
 
 
 def run(session: nox.Session, *arguments: str, **options) -> None:
-    """Run a module of the suite from the repository's root in the shared environment."""
+    """Runs a module of the suite at the root of the repository, in the shared environment."""
     python = suite_environment(session)
     session.chdir(ROOT)
     session.run(python, "-m", *arguments, external=True, **options)
 
 
 def reproduce(session: nox.Session, tables: list[str]) -> None:
-    """Measure every run of the tables that is not finished, then render them, the claims and the figure. Runs that
-    tables share happen once. A trial, with settings that are not the suite's, leaves its records and tables in
-    `runs`."""
+    """Measures the unfinished runs of the tables, then renders the tables, the claims and the figure.
+
+    A run that several tables share is measured once. A trial, which is a run with --limit or --set, leaves its records
+    and tables in `runs`.
+    """
     parser = argparse.ArgumentParser(allow_abbrev=False)
     parser.add_argument("--profile")
     parser.add_argument("--random-weights", dest="profile", action="store_const", const="random-weights")
@@ -78,33 +76,36 @@ def reproduce(session: nox.Session, tables: list[str]) -> None:
 
 for name in TABLES:
 
-    @nox.session(name=f"reproduce-{name}", venv_backend="none")
     def reproduce_one(session: nox.Session, name: str = name) -> None:
         reproduce(session, [name])
+
+    title = nox.project.load_toml(ROOT / "tables" / "specs" / f"{name}.toml")["title"]
+    reproduce_one.__doc__ = f"Measure and render {title}."
+    nox.session(reproduce_one, name=f"reproduce-{name}", venv_backend="none")
 
 
 @nox.session(name="reproduce-all", venv_backend="none")
 def reproduce_all(session: nox.Session) -> None:
-    """Reproduce every table."""
+    """Measure and render all tables."""
     reproduce(session, TABLES)
 
 
 @nox.session(venv_backend="none")
 def render(session: nox.Session) -> None:
-    """Render all tables and figures from their records; `-- --check` only compares."""
+    """Render all tables and figures from their records. `-- --check` only says whether one is stale."""
     run(session, "tables", "render", *session.posargs)
 
 
 @nox.session(venv_backend="none")
 def macs(session: nox.Session) -> None:
-    """Count the MACs cells of the paper's tables on its own models, without weights, and render them."""
+    """Count the MACs of the paper's models, without weights, and render them beside the printed ones."""
     run(session, "benchmarks", "macs")
     run(session, "tables", "render", "macs")
 
 
 @nox.session(venv_backend="none")
 def doctor(session: nox.Session) -> None:
-    """Say what a table needs on this machine, what is there, and what would supply the rest."""
+    """List what a table needs, what is there, and what would supply the rest."""
     run(session, "benchmarks", "doctor", *session.posargs)
 
 
@@ -116,13 +117,13 @@ def fetch(session: nox.Session) -> None:
 
 @nox.session(venv_backend="none")
 def drift(session: nox.Session) -> None:
-    """Compare the zoo's pictures and scores with the stored ones."""
+    """Compare the zoo's pictures and scores with the stored ones. `-- --update --reason TEXT` stores new ones."""
     run(session, "benchmarks", "drift", *session.posargs)
 
 
 @nox.session(name="gpu-pack", venv_backend="none")
 def gpu_pack(session: nox.Session) -> None:
-    """Time the paper's models at full size, with random weights, on a GPU, and render what came out."""
+    """Time the paper's models with random weights on a GPU, which takes 8 minutes, and render the times."""
     run(session, "benchmarks", "gpu-pack", *session.posargs, success_codes=[0, SOME_ROWS_ABSENT])
     run(session, "tables", "render", "gpu")
 
@@ -135,6 +136,6 @@ def tests(session: nox.Session) -> None:
 
 @nox.session(venv_backend="none")
 def lint(session: nox.Session) -> None:
-    """Check style and formatting."""
+    """Check the style and the format of the code."""
     run(session, "ruff", "check", ".")
     run(session, "ruff", "format", "--check", ".")

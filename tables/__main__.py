@@ -1,7 +1,8 @@
-"""`python -m tables render [NAME ...]`: records into tables/out, or with --check a comparison with it.
+"""`python -m tables render [NAME ...]` renders records into tables/out. With --check it compares and writes nothing.
 
-A name is a table's, `pareto`, `claims`, `macs` or `gpu`. Records and tables of the embedded profile lie in the folders
-themselves, those of another in a folder of its name; what has no record in such a profile, or of a GPU, is left out.
+A NAME is the name of a table, `pareto`, `claims`, `macs` or `gpu`. The files of the embedded profile lie in the folders
+of records and tables themselves, those of another profile in a subfolder of its name. Without NAMEs, files for which
+another profile or the GPU has no record are left out.
 """
 
 from __future__ import annotations
@@ -31,13 +32,15 @@ OTHERS = {
     MACS: lambda records, profile: render_macs(),
     GPU: lambda records, profile: render_gpu(records),
 }
-"""What is rendered besides the tables and their figure, by name: of all profiles at once, or of none."""
+"""The renderers of the pages that do not depend on `--profile`, by name."""
 RENDERERS = {PARETO: render_pareto, **OTHERS}
 
 
 def first_difference(path: Path, content: str | bytes) -> str | None:
-    """The first line where the file is not the text `content`, named; None where they are equal. A picture is held to
-    what it was drawn from: its bytes change with the drawing library."""
+    """A message that names the first line where a file differs from `content`; None if they are equal.
+
+    Pictures are equal if their stamps are, since their bytes change with the drawing library.
+    """
     if not path.is_file():
         return f"{path}: missing"
     if isinstance(content, bytes):
@@ -51,7 +54,7 @@ def first_difference(path: Path, content: str | bytes) -> str | None:
 
 
 def _rendered(options: argparse.Namespace) -> Iterator[tuple[str, Path, str | bytes]]:
-    """Name, path and content of every file that was asked for."""
+    """Yields the name, the path and the content of every file that was asked for."""
     every = not options.names and options.profile is None
     asked = [
         (name, profile)
@@ -72,15 +75,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tables")
     commands = parser.add_subparsers(dest="command", required=True)
     command = commands.add_parser("render", help="turn records into markdown, CSV and figures")
-    command.add_argument(
-        "names", nargs="*", metavar="NAME", help="default: every table that has a spec, and all else that has records"
-    )
-    command.add_argument(
-        "--profile", choices=PROFILES, help="of the tables; default: the embedded one, or without names all"
-    )
+    command.add_argument("names", nargs="*", metavar="NAME", help="default: all tables and pages")
+    command.add_argument("--profile", choices=PROFILES, help="default: the embedded one; without names, all profiles")
     command.add_argument("--records", type=Path, default=HERE / "records", metavar="DIR")
     command.add_argument("--out", type=Path, default=HERE / "out", metavar="DIR")
-    command.add_argument("--check", action="store_true", help="write nothing; exit 1 where out is stale")
+    command.add_argument("--check", action="store_true", help="write nothing; exit with 1 if a file is stale")
     options = parser.parse_args(arguments)
     try:
         for name, path, content in _rendered(options):

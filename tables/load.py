@@ -1,4 +1,4 @@
-"""Reads what a table is made of: its spec and suite (TOML), the records of its runs, and the paper's printed values."""
+"""Reads the parts of a table: its spec and suite (TOML), the records of its runs, and the paper's printed values."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ class _Parts:
     """What a table in a profile is made of."""
 
     where: str
-    """What errors name first: the file of the spec."""
+    """The file of the spec, which errors name first."""
     profile: str
     spec: dict[str, Any]
     """The tables of the spec as the profile has them."""
@@ -86,7 +86,7 @@ class _Parts:
         return self.shared[kind][name]
 
     def groups(self, suite: str) -> tuple[Group, ...]:
-        """The groups of rows: those of the suite's runs, and `missing` ones, which come first in their group."""
+        """The groups of rows. Rows of `missing` come first in their group, then those of the suite's runs."""
         table = self.spec["name"].removeprefix("table")
         rows = read_rows(self.runs, table, self.shared, suite)
         for item in self.spec.pop("missing", []):
@@ -96,7 +96,7 @@ class _Parts:
         for title in titles:
             if title not in rows:
                 raise DipgoError(f"{self.where}: {unknown('group', title, rows)}")
-        return tuple(Group(titles.get(title, title), tuple(found)) for title, found in rows.items())
+        return tuple(Group(titles.get(title, title), tuple(members)) for title, members in rows.items())
 
     def contests(self) -> tuple[Contest, ...]:
         """The comparisons with controls."""
@@ -188,7 +188,7 @@ def load_table(name: str, folder: Path = HERE / "specs", profile: str = EMBEDDED
 
 
 def _validate(table: Table, path: Path, suite: Path) -> None:
-    """Raises a `DipgoError` that names the spec or the suite if rows, columns or facts refer to what is not there."""
+    """Raises a `DipgoError` that names the spec or the suite if rows, columns or facts refer to something unknown."""
     runs = {row.run for row in table.rows} - {""}
     groups = {name for contest in table.compare for name in contest.groups}
     labels: set[str] = set()
@@ -210,12 +210,12 @@ def _validate(table: Table, path: Path, suite: Path) -> None:
     for fact in table.fact:
         if fact.run not in runs:
             raise DipgoError(f"{path}: {unknown('run', fact.run, runs)}")
-    own = {column.key for column in table.column}
+    known = {column.key for column in table.column}
     difference = (table.difference, f"{table.difference}_diff") if table.difference else ()
     contested = [key for contest in table.compare for key in (*contest.metrics, *contest.beside)]
     for key in (*difference, *contested):
-        if key not in own:
-            raise DipgoError(f"{path}: {unknown('column', key, own)}")
+        if key not in known:
+            raise DipgoError(f"{path}: {unknown('column', key, known)}")
     printed = {column.paper for column in table.column} - {""}
     for column in table.paper_column:
         if column.metric not in printed:
@@ -229,45 +229,44 @@ def _unscored(table: Table) -> Table:
 
 
 def load_records(table: Table, folder: Path) -> dict[str, Record]:
-    """The records of a table's rows by run id, without the runs that have none.
+    """The records of a table's rows by run id. Runs without a record are left out.
 
-    Raises `DipgoError` when a record cannot stand in the table: its model is not the table's, or it has other weights
-    of the model, another seed, number of pictures, profile or reference than the other records.
+    Raises `DipgoError` when a record cannot stand in the table: its model is not one of the table's models, or its
+    weights, seed, number of pictures, profile or reference differ from those of the other records.
     """
     records: dict[str, Record] = {}
     for run in (run for row in table.rows for run in row.runs):
-        found = record.find(folder, run)
-        if found is not None:
-            records[run] = found
+        if (published := record.find(folder, run)) is not None:
+            records[run] = published
     first = next(iter(records.values()), None)
     of_model: dict[str, Record] = {}
-    for other in records.values():
-        if other.spec["model"] not in table.models:
-            problem = unknown("model", other.spec["model"], table.models)
-            raise DipgoError(f"{other.file} cannot stand in {table.name}: {problem}")
-        same = of_model.setdefault(other.spec["model"], other)
-        for key, twin in [*((key, same) for key in OF_MODEL), *((key, first) for key in SHARED)]:
-            ours, theirs = other.spec.get(key), twin.spec.get(key)
-            if ours != theirs:
+    for item in records.values():
+        model = item.spec["model"]
+        if model not in table.models:
+            raise DipgoError(f"{item.file} cannot stand in {table.name}: {unknown('model', model, table.models)}")
+        same_model = of_model.setdefault(model, item)
+        for key, earlier in [*((key, same_model) for key in OF_MODEL), *((key, first) for key in SHARED)]:
+            value, expected = item.spec.get(key), earlier.spec.get(key)
+            if value != expected:
                 raise DipgoError(
-                    f"{twin.file} has {key} {theirs!r}, {other.file} {ours!r}: "
+                    f"{earlier.file} has {key} {expected!r}, {item.file} {value!r}: "
                     "they cannot stand in one table; run one of them again"
                 )
-        reference = records.get(other.spec["reference"])
-        if reference is not None and reference.digest not in other.spec["needs"]:
-            raise DipgoError(f"{other.file} was measured against another run than {reference.file}; run it again")
+        reference = records.get(item.spec["reference"])
+        if reference is not None and reference.digest not in item.spec["needs"]:
+            raise DipgoError(f"{item.file} was measured against another run than {reference.file}; run it again")
     return records
 
 
 def departures(table: Table, records: Mapping[str, Record]) -> dict[str, dict[str, Any]]:
-    """By run id, the settings in which a record differs from the suite's run, and so from what its label says."""
+    """The settings in which a record differs from the suite's run, and so from its row's label, by run id."""
     rows = read_suite(SUITES / f"{table.name}.toml", table.profile)
-    found = {}
-    for run, each in records.items():
+    changes = {}
+    for run, item in records.items():
         asked = flat({key: rows[run][key] for key in SETTINGS if key in rows.get(run, {})})
-        had = flat({key: each.spec[key] for key in SETTINGS})
-        found[run] = {key: had.get(key) for key, value in asked.items() if had.get(key) != value}
-    return {run: changed for run, changed in found.items() if changed}
+        actual = flat({key: item.spec[key] for key in SETTINGS})
+        changes[run] = {key: actual.get(key) for key, value in asked.items() if actual.get(key) != value}
+    return {run: changed for run, changed in changes.items() if changed}
 
 
 def load_paper(path: Path = HERE / "paper.csv") -> pd.DataFrame:
@@ -282,7 +281,7 @@ def paper_value(paper: pd.DataFrame, row: Row, dataset: str, metric: str) -> flo
     if row.paper is None or not metric:
         return None
     wanted = {**row.paper, "dataset": dataset, "metric": metric}
-    hits = paper.loc[(paper[list(wanted)] == pd.Series(wanted)).all(axis=1), "value"]
-    if len(hits) > 1:
-        raise DipgoError(f"row {row.label!r} picks {len(hits)} printed values of {metric!r}; name its group")
-    return float(hits.iloc[0]) if len(hits) else None
+    values = paper.loc[(paper[list(wanted)] == pd.Series(wanted)).all(axis=1), "value"]
+    if len(values) > 1:
+        raise DipgoError(f"row {row.label!r} picks {len(values)} printed values of {metric!r}; name its group")
+    return float(values.iloc[0]) if len(values) else None

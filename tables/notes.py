@@ -1,4 +1,4 @@
-"""What a reader of a rendered table must know besides its cells."""
+"""The texts that a rendered table shows besides its cells."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ SEEDS_NOTE = (
 
 
 def notes(table: Table) -> list[str]:
-    """The notes below a table: its own, those of all tables, and those of the columns that it shows or compares."""
+    """The notes below a table: those of its spec, those of all tables, and those of its columns."""
     general = [NOTES[0], NOTES[1], _paper_note(table), NOTES[2]]
     if trainings := {len(row.runs) for row in table.rows if row.seeds}:
         general.append(SEEDS_NOTE.format(n=", ".join(map(str, sorted(trainings)))))
@@ -52,7 +52,7 @@ def notes(table: Table) -> list[str]:
 
 
 def origin(records: Iterable[Record]) -> tuple[str, str, str]:
-    """The devices, the first and last day, and the commits of records; "" for what none of them says."""
+    """The devices, the first and last day, and the commits of records. A part that no record knows is ""."""
     stamps = [record.provenance for record in records]
     days = sorted(str(stamp["date"])[:10] for stamp in stamps if "date" in stamp)
     commits = {
@@ -69,7 +69,7 @@ def origin(records: Iterable[Record]) -> tuple[str, str, str]:
 
 
 def _paper_note(table: Table) -> str:
-    """Where the paper's values stand, and what they may be compared with."""
+    """The note that says where the paper's values stand and what they may be compared with."""
     if table.profile == EMBEDDED:
         return APART_NOTE.format(paper_model=table.paper_model)
     agrees: dict[float, list[str]] = {}

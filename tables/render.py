@@ -1,4 +1,4 @@
-"""Cells into the CSV and the markdown. Reads records, runs no model; the same records give the same bytes."""
+"""Renders a table as CSV and markdown from its records. The same records give the same bytes."""
 
 from __future__ import annotations
 
@@ -9,28 +9,21 @@ from pathlib import Path
 import pandas as pd
 
 from benchmarks.specs.record import Record
+from tables.cells import Cell, Comparison, comparisons_of, row_cell, table_cells
 from tables.format import Footnotes, deviation, grid, number, spread
 from tables.load import RANDOM, departures, folder_of, load_paper, load_records, load_table
-from tables.measure import Cell, Comparison, compare, measure, row_cell
 from tables.notes import FEW_STEPS_WARNING, RANDOM_NOTE, notes, origin
 from tables.spec import CONTROL, EMBEDDED, Column, Contest, Dataset, Group, Row, Table
 
 CSV_COLUMNS = ["row", "dataset", "metric", "value", "paper", "n", "low", "high", "sd", "seeds", "verdict", "run"]
 ARROWS = {"up": " ↑", "down": " ↓", "": ""}
 MARKS = {"better": " ▲", "worse": " ▼", "no difference": " =", "agrees": " ✓", "differs": " ≠"}
-COMPARE_HEADERS = [
-    "Row",
-    "Its value",
-    "Best control",
-    "Control's value",
-    "Row − control [95 %]",
-    "Verdict",
-]
+COMPARE_HEADERS = ["Row", "Its value", "Best control", "Control's value", "Row − control [95 %]", "Verdict"]
 LEFT = {"Against", "Row", "Prompts", "Best control", "Verdict"}
 
 
 def _show(cell: Cell, column: Column, notes: Footnotes, inline: bool) -> str:
-    """A cell; `inline`: with the paper's value in brackets."""
+    """The text of a cell, with the paper's value in brackets if `inline`."""
     paper = f" ({number(cell.paper, column.digits, column.scale)})" if inline and cell.paper is not None else ""
     if cell.verdict == "reference":
         return "ref."
@@ -43,7 +36,7 @@ def _show(cell: Cell, column: Column, notes: Footnotes, inline: bool) -> str:
 
 
 def _label(row: Row) -> str:
-    return f"† {row.label}" if row.own else row.label
+    return f"† {row.label}" if row.added else row.label
 
 
 def _dataset_section(
@@ -62,13 +55,13 @@ def _dataset_section(
             values.append("" if value is None else f"*{number(value, column.digits, column.scale)}*")
         return [_label(row), *values]
 
-    def group(group: Group) -> list[list[str]]:
+    def lines(group: Group) -> list[list[str]]:
         return [[f"**{group.title}**"] + [""] * (len(headers) - 1), *map(line, group.row)]
 
     scored = [column.key for column in table.column if column.scored and not column.relative]
     sizes = {cells[row.label, dataset.key, key].n for row in table.rows for key in scored} - {None}
     n = f", n = {min(sizes)} a run" if sizes else ""
-    shown = grid((row for each in table.group for row in group(each)), headers, LEFT)
+    shown = grid((line for item in table.group for line in lines(item)), headers, LEFT)
     paper = f"In italics: what the paper prints for {dataset.paper}, on another model.\n\n" if paper_columns else ""
     return f"## {dataset.title}{n}\n\n{paper}{shown}\n"
 
@@ -79,24 +72,26 @@ def _mean(runs: Sequence[Record], dataset: Dataset, column: Column) -> str:
 
 
 def _both(sides: Iterable[Sequence[Record]], dataset: Dataset, column: Column) -> str:
-    """A column of a row and of its control."""
+    """The values of a row and of its control in a column."""
     cells = [row_cell(runs, dataset.key, column.key) for runs in sides]
     return " / ".join(number(cell["value"], column.digits, column.scale) if cell else "–" for cell in cells)
 
 
 def _summary(table: Table, contest: Contest, comparisons: Iterable[Comparison]) -> str:
-    """Counts of verdicts by group; a control that is held against controls itself, as in an ablation, is counted by
-    name."""
+    """The counts of verdicts by group of controls.
+
+    A control that has controls of its own, as in an ablation, is counted by its label.
+    """
     called = {group: "the best control" if group == CONTROL else group for group in contest.groups}
     verdicts: dict[str, list[str]] = {name: [] for name in called.values()}
     for c in comparisons:
         against = c.control.label if c.group == CONTROL and c.control.controls else called[c.group]
         verdicts.setdefault(against, []).append(c.verdict)
     lines = []
-    for against, found in verdicts.items():
-        counts = ", ".join(f"{found.count(v)} {v}" for v in ("better", "no difference", "worse"))
-        if found:
-            lines.append(f"Against {against}, {len(found)} comparisons: **{counts}**.")
+    for against, words in verdicts.items():
+        counts = ", ".join(f"{words.count(word)} {word}" for word in ("better", "no difference", "worse"))
+        if words:
+            lines.append(f"Against {against}, {len(words)} comparisons: **{counts}**.")
     return "\n\n".join(lines) or f"Nothing to compare: {table.no_record}."
 
 
@@ -134,15 +129,15 @@ def _compare_section(table: Table, contest: Contest, comparisons: list[Compariso
 
 
 def _measured_on(table: Table, records: Mapping[str, Record]) -> str:
-    """One line: models, device, n, dates and commits, from the records."""
+    """The line that names the models, devices, numbers of images, dates and commits of the records."""
     if not records:
         return f"Nothing measured: {table.no_record}."
     specs = [record.spec for record in records.values()]
     devices, days, commits = origin(records.values())
     spec = specs[0]
-    weights = {each["model"]: each["revision"][:12] for each in specs}
+    weights = {spec["model"]: spec["revision"][:12] for spec in specs}
     models = ", ".join(f"{model} (weights {digest})" for model, digest in weights.items())
-    sizes = ", ".join(dict.fromkeys(str(each["resolution"]) for each in specs))
+    sizes = ", ".join(dict.fromkeys(str(spec["resolution"]) for spec in specs))
     parts = [
         f"{models} at {sizes} px, {spec['profile']} profile",
         devices,
@@ -154,18 +149,18 @@ def _measured_on(table: Table, records: Mapping[str, Record]) -> str:
 
 
 def _departures(table: Table, records: Mapping[str, Record]) -> str:
-    """The settings of the records that are not the suite's, for all to see."""
-    found = departures(table, records)
-    settings = sorted({f"{key} = {value}" for changed in found.values() for key, value in changed.items()})
-    return f" **Not the suite's settings**, in {len(found)} runs: {', '.join(settings)}." if found else ""
+    """A sentence that names the settings of records that differ from the suite's; empty if there are none."""
+    by_run = departures(table, records)
+    settings = sorted({f"{key} = {value}" for changed in by_run.values() for key, value in changed.items()})
+    return f" **Not the suite's settings**, in {len(by_run)} runs: {', '.join(settings)}." if by_run else ""
 
 
 def _facts(table: Table, records: Mapping[str, Record]) -> str:
     lines = []
     for fact in table.fact:
         record = records.get(fact.run)
-        found = [(d.key, record.cell(d.key, fact.key)) for d in table.dataset] if record else []
-        values = [(key, cell) for key, cell in found if cell]
+        cells = [(dataset.key, record.cell(dataset.key, fact.key)) for dataset in table.dataset] if record else []
+        values = [(key, cell) for key, cell in cells if cell]
         if values and fact.key in record.metrics.get("all", {}):
             values = [("", values[0][1])]
         shown = [
@@ -177,7 +172,7 @@ def _facts(table: Table, records: Mapping[str, Record]) -> str:
 
 
 def csv_text(cells: list[Cell]) -> str:
-    """The tidy CSV in base units (MACs, seconds); an empty value was not measured."""
+    """The tidy CSV in base units (MACs, seconds). Values that were not measured are empty."""
     frame = pd.DataFrame([vars(cell) for cell in cells])[CSV_COLUMNS]
     frame[["n", "seeds"]] = frame[["n", "seeds"]].astype("Int64")
     return frame.to_csv(index=False, float_format="%.6g", lineterminator="\n")
@@ -195,12 +190,16 @@ def markdown(table: Table, records: Mapping[str, Record], cells: list[Cell], com
 
 
 def render(name: str, folder: Path, profile: str = EMBEDDED) -> dict[str, str]:
-    """File name -> text of a table's two outputs, from the records of the profile in `folder`; nothing where a profile
-    that is not the embedded one has no record."""
+    """The texts of a table's two files by name.
+
+    name: the name of the table.
+    folder: holds the records of all profiles.
+    profile: the profile to render. Without a record the result is empty, except for the embedded profile.
+    """
     table = load_table(name, profile=profile)
     records = load_records(table, folder_of(profile, folder))
     if not records and profile != EMBEDDED:
         return {}
-    comparisons = compare(table, records)
-    cells = measure(table, records, load_paper(), comparisons)
+    comparisons = comparisons_of(table, records)
+    cells = table_cells(table, records, load_paper(), comparisons)
     return {f"{name}.md": markdown(table, records, cells, comparisons), f"{name}.csv": csv_text(cells)}

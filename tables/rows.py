@@ -49,14 +49,16 @@ def read_rows(
 
 
 def printed(given: str | Mapping[str, str], table: str) -> dict[str, Any]:
-    """The fields `paper` and `own` of a row. `given`: a method of the paper's table, or columns of `paper.csv`."""
+    """The fields `paper` and `added` of a row. `given` is a method of the paper's table, or columns of `paper.csv`."""
     paper = {"table": table, **({"method": given} if isinstance(given, str) else given)} if given else None
-    return {"paper": paper, "own": paper is None or paper["table"] != table}
+    return {"paper": paper, "added": paper is None or paper["table"] != table}
 
 
 def _training(fields: Mapping[str, Any]) -> tuple[str, Any]:
-    """What a run has in common with its trainings with other seeds, and its seed. The run's id and None if it trains
-    nothing."""
+    """What a run has in common with trainings that have other seeds, and its seed.
+
+    If the run trains nothing, these are its id and None.
+    """
     settings = flat(fields)
     if SEED not in settings:
         return fields["id"], None

@@ -1,4 +1,4 @@
-"""What a table is: its columns, its rows and its prompt sets. No torch."""
+"""The parts of a table: its columns, its rows and its prompt sets."""
 
 from __future__ import annotations
 
@@ -23,23 +23,23 @@ class Column:
     scale: float = 1.0
     """The factor that turns base units into the shown ones."""
     direction: str = ""
-    """Which end is better, "up" or "down"; empty where neither is."""
+    """Which end is better, "up" or "down"; empty if neither is."""
     spread: bool = False
-    """Whether the cell shows its low and high end."""
+    """Whether cells show the low and high end of their interval."""
     relative: bool = False
-    """Whether the metric is measured against the baseline, which then has none itself."""
+    """Whether the metric compares with the baseline, so that the baseline has no value."""
     scored: bool = False
-    """Whether the metric is a score of pictures, so that random weights have none."""
+    """Whether the metric scores pictures. Pictures of random weights are not scored."""
     paper: str = ""
-    """The paper's name of the metric; empty where the paper has none."""
+    """The paper's name of the metric; empty if the paper has no such metric."""
     scheduled: bool = False
     """Whether the metric follows from the schedule. The paper publishes no schedule of its pruned rows."""
     agrees: float = 0.02
     """A value of the paper's own model agrees with the printed one within this relative distance."""
     apart: str = ""
-    """What else our value and the printed one differ in, so that they cannot be compared; empty if nothing."""
+    """Why our value and the printed one cannot be compared; empty if they can."""
     note: str = ""
-    """What a reader must know of the column. It stands under the table."""
+    """What a reader must know about the column. It stands below the table."""
 
 
 @dataclass(frozen=True)
@@ -64,18 +64,19 @@ class Row:
     seeds: tuple[str, ...] = ()
     """The ids of the runs that are `run` trained again with other seeds. The row shows the mean of all of them."""
     missing: str = ""
+    """Why the row has no run."""
     paper: Mapping[str, str] | None = None
-    """What picks the row's printed values out of `paper.csv`, by column; None where the paper has no such row."""
-    own: bool = False
+    """The columns of `paper.csv` that pick the row's printed values; None if the paper has no such row."""
+    added: bool = False
     """Whether the paper's table lacks the row."""
     controls: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    """The runs of the rows that this row is held against, by the name of their group."""
+    """The runs of the rows that this row is compared with, by the name of their group."""
     baseline: str = ""
-    """The run that the row is measured against: the reference of its run, or the run itself."""
+    """The reference of the row's run, or the run itself if it has none."""
 
     @property
     def runs(self) -> tuple[str, ...]:
-        """`run` and `seeds`; empty for a missing row."""
+        """The ids of all runs of the row; empty for a missing row."""
         return (self.run, *self.seeds) if self.run else ()
 
 
@@ -92,38 +93,40 @@ class Dataset:
     """A prompt set."""
 
     key: str
-    """Its name in the suites and records."""
+    """The name of the prompt set in the suites and records."""
     title: str
     paper: str = ""
-    """The paper's prompt set whose printed values stand beside it; empty if there is none."""
+    """The paper's prompt set whose printed values are shown beside ours; empty if there is none."""
     size: int = 0
-    """How many pictures a run takes of it in the paper; 0 if it is not the paper's set."""
+    """The number of pictures of a run in the paper; 0 if the paper does not use this set."""
 
 
 @dataclass(frozen=True)
 class Fact:
-    """One number of one run, shown as a line: "{title}: {value}{unit}"."""
+    """One number of one run, which has a line above the table: "{title}: {value}{unit}"."""
 
     run: str
     key: str
+    """The name of the metric."""
     title: str
     digits: int = 2
     scale: float = 1.0
+    """The factor that turns base units into the shown ones."""
     unit: str = ""
 
 
 @dataclass(frozen=True)
 class Contest:
-    """A section of the markdown that holds every row against the best of its controls."""
+    """A section of the markdown that compares every row with the best of its controls."""
 
     title: str
     text: str
     metrics: tuple[str, ...]
-    """Each of these metrics has a comparison of its own."""
+    """The metrics that are compared, one after another."""
     groups: tuple[str, ...] = (CONTROL,)
-    """Rows are held against the best control of each of these groups."""
+    """Rows are compared with the best control of each of these groups."""
     beside: tuple[str, ...] = ("macs_full",)
-    """The columns that are shown of the row and of its control."""
+    """Further columns that are shown for the row and for its control."""
 
 
 @dataclass(frozen=True)
@@ -134,18 +137,18 @@ class Table:
     profile: str
     title: str
     models: tuple[str, ...]
-    """The models whose records may stand in it."""
+    """The models whose records may stand in the table."""
     difference: str
-    """The metric whose difference to the baseline has a column; empty if there is none."""
+    """The metric whose difference from the baseline has a column; empty if there is none."""
     compare: tuple[Contest, ...]
     paper_model: str
-    """What the headers of the paper's columns call its model."""
+    """The name of the paper's model in the headers of the paper's columns."""
     notes: tuple[str, ...]
     dataset: tuple[Dataset, ...]
     shown: tuple[Column, ...]
     """The columns of the markdown and the CSV."""
     csv_only: tuple[Column, ...]
-    """The columns of the CSV alone."""
+    """The columns that only the CSV has."""
     paper_column: tuple[PaperColumn, ...]
     group: tuple[Group, ...]
     fact: tuple[Fact, ...] = ()
@@ -160,18 +163,18 @@ class Table:
 
     @property
     def baseline(self) -> str:
-        """The run that the first row is measured against."""
+        """The baseline of the first row that has a run."""
         return next(row.baseline for row in self.rows if row.run)
 
     @property
     def compared(self) -> list[str]:
-        """The metrics by which rows are held against the controls that are in no named group."""
+        """The metrics in which rows are compared with controls that are in no named group."""
         contests = (contest for contest in self.compare if CONTROL in contest.groups)
         return list(dict.fromkeys(metric for contest in contests for metric in contest.metrics))
 
     @property
     def no_record(self) -> str:
-        """Why a run has no record, with the way out."""
+        """The reason for a run without a record, with the command that makes it."""
         profile = "" if self.profile == EMBEDDED else f" -- --profile {self.profile}"
         return f"not measured yet, run `nox -s reproduce-{self.name}{profile}`"
 

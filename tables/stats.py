@@ -1,4 +1,4 @@
-"""Differences with a 95 % interval: over prompts between two runs, over training seeds between rows of several."""
+"""Computes differences with a 95 % interval, which runs over prompts or over training seeds."""
 
 from __future__ import annotations
 
@@ -11,40 +11,43 @@ from scipy.stats import bootstrap, ttest_1samp, ttest_ind
 from dipgo.errors import DipgoError
 
 RESAMPLES = 10_000
-AT_ONCE = 10_000_000  # resampled values in memory, whatever the number of prompts
+AT_ONCE = 10_000_000  # so many resampled values are in memory at a time
 
 
 @dataclass(frozen=True)
 class Difference:
-    """A mean difference and its 95 % interval [low, high].
-
-    The interval runs over `n` "prompts", training "seeds" or, unpaired, "pictures", as `over` says. `effect` is the
-    difference in standard deviations of what it runs over; None where that does not vary or is not known.
-    """
+    """A mean difference and its 95 % interval [low, high]."""
 
     value: float
     low: float
     high: float
     n: int
+    """The number of observations that the interval runs over."""
     effect: float | None
+    """The difference in standard deviations of the observations; None if these do not vary or are not known."""
     over: str
+    """What the observations are: "prompts", training "seeds" or, if unpaired, "pictures"."""
 
     def verdict(self, direction: str = "up") -> str:
-        """better, worse, or no difference where the interval includes 0; `direction` is the better end."""
+        """ "no difference" if the interval includes 0, else "better" or "worse". `direction` is the better end."""
         if self.low <= 0 <= self.high:
             return "no difference"
         return "better" if (self.value > 0) == (direction == "up") else "worse"
 
 
-def paired_difference(one: Sequence[float], other: Sequence[float], what: str) -> Difference:
-    """one - other, per prompt, then the mean: percentile bootstrap over prompts, seeded.
+def paired_difference(ours: Sequence[float], theirs: Sequence[float], what: str) -> Difference:
+    """The mean of ours - theirs over prompts, with a percentile bootstrap over prompts, which is seeded.
 
-    The effect is the mean over the standard deviation of the paired differences. Raises `DipgoError` that
-    names `what` when the two do not hold the same number of prompts.
+    The effect is the mean of the paired differences divided by their standard deviation.
+
+    ours, theirs: one value a prompt, in the same order.
+    what: the name of the comparison in errors.
+
+    Raises `DipgoError` if the two differ in length or have fewer than 2 values.
     """
-    if len(one) != len(other):
-        raise DipgoError(f"{what}: {len(one)} and {len(other)} samples; a paired difference needs the same prompts")
-    differences = np.asarray(one, dtype=float) - np.asarray(other, dtype=float)
+    if len(ours) != len(theirs):
+        raise DipgoError(f"{what}: {len(ours)} and {len(theirs)} samples; a paired difference needs the same prompts")
+    differences = np.asarray(ours, dtype=float) - np.asarray(theirs, dtype=float)
     if len(differences) < 2:
         raise DipgoError(f"{what}: an interval needs at least 2 samples")
     # The pairs are resampled together, so resampling their differences is the paired bootstrap.
@@ -62,32 +65,35 @@ def paired_difference(one: Sequence[float], other: Sequence[float], what: str) -
 
 
 def seed_difference(ours: Sequence[float], theirs: Sequence[float]) -> Difference:
-    """mean(ours) - mean(theirs), where a side holds one value a training seed: t interval, Welch's between two
-    sides of several seeds. A side of one run counts as a fixed value; at least one side has several.
+    """The difference mean(ours) - mean(theirs) with a t interval over training seeds.
 
-    `n` is the number of seeds, the smaller one of two sides; the effect is Cohen's d with the pooled deviation.
+    Each side holds one value a seed, and at least one side holds several. Between two sides of several seeds the
+    interval is Welch's; a side of one value counts as fixed. `n` is the number of seeds, or the smaller of the two
+    numbers. The effect is Cohen's d with the pooled deviation.
     """
-    one, other = np.asarray(ours, dtype=float), np.asarray(theirs, dtype=float)
-    one, other = one - other[0], other - other[0]  # so that equal values give exactly 0
-    value = float(one.mean() - other.mean())
-    counts = [len(side) for side in (one, other) if len(side) > 1]
-    squares = sum(float(np.square(side - side.mean()).sum()) for side in (one, other))
+    ours, theirs = (np.asarray(side, dtype=float) - theirs[0] for side in (ours, theirs))  # equal values give exactly 0
+    value = float(ours.mean() - theirs.mean())
+    counts = [len(side) for side in (ours, theirs) if len(side) > 1]
+    squares = sum(float(np.square(side - side.mean()).sum()) for side in (ours, theirs))
     if not squares:
         return Difference(value, value, value, min(counts), None, "seeds")
-    fixed = len(counts) == 1
-    test = ttest_1samp(one - other, 0) if fixed else ttest_ind(one, other, equal_var=False)
+    one_fixed = len(counts) == 1
+    test = ttest_1samp(ours - theirs, 0) if one_fixed else ttest_ind(ours, theirs, equal_var=False)
     interval = test.confidence_interval(0.95)
-    # Of a fixed side neither squares nor degrees of freedom are left: what is pooled is the other side's own.
-    effect = value / (squares / (len(one) + len(other) - 2)) ** 0.5
+    # A fixed side adds no squares and no degrees of freedom, so the pooled deviation is that of the varying side.
+    effect = value / (squares / (len(ours) + len(theirs) - 2)) ** 0.5
     return Difference(value, float(interval.low), float(interval.high), min(counts), effect, "seeds")
 
 
-def unpaired_difference(one: Mapping[str, float], other: Mapping[str, float]) -> Difference:
-    """one - other of two cells with an interval each, as if these were independent: the root of the sum of both
-    squares. That the pictures of both come from the same prompts and noises makes it wider than it needs to be."""
-    value = one["value"] - other["value"]
-    half = sum(((cell["high"] - cell["low"]) / 2) ** 2 for cell in (one, other)) ** 0.5
-    return Difference(value, value - half, value + half, min(one["n"], other["n"]), None, "pictures")
+def unpaired_difference(ours: Mapping[str, float], theirs: Mapping[str, float]) -> Difference:
+    """The difference ours - theirs of two cells that have intervals, which are taken as independent.
+
+    Its half width is the root of the sum of the squared half widths. It is wider than it needs to be, since the
+    pictures of both cells come from the same prompts and noises.
+    """
+    value = ours["value"] - theirs["value"]
+    half = sum(((cell["high"] - cell["low"]) / 2) ** 2 for cell in (ours, theirs)) ** 0.5
+    return Difference(value, value - half, value + half, min(ours["n"], theirs["n"]), None, "pictures")
 
 
 def mean_interval(values: Sequence[float]) -> tuple[float, float]:

@@ -1,4 +1,4 @@
-"""Claims as data (claims.toml), the paper's and ours: which rows of the tables each rests on, and what it expects."""
+"""Reads the claims of the paper and of this project from `claims.toml`. A claim has checks on rows of tables."""
 
 from __future__ import annotations
 
@@ -23,39 +23,39 @@ CONTROLS = ("same sampler", "another sampler", "uniform skip", "own timesteps")
 
 @dataclass(frozen=True)
 class Check:
-    """A row of a table, held against other rows of it.
-
-    `expect` is about one of two quantities. "better", "not worse" and "collapses" are about the difference
-    ours - theirs on each prompt set. "at most" and "at least" are about the ratio ours / theirs of what depends on no
-    prompt.
-    """
+    """Compares a row of a table with other rows of the table and says what the outcome must be."""
 
     table: str
     ours: str
     """The run of the row."""
     metrics: tuple[str, ...]
-    """The row is held against the others in each of these metrics."""
+    """The metrics of the comparison."""
     theirs: tuple[str, ...] = ()
-    """The runs of the other rows, or else `group` names them."""
+    """The runs of the other rows; empty if `group` names them."""
     group: str = ""
-    """The other rows are this group of the row's controls."""
+    """The group of the row's controls that are the other rows."""
     expect: str = "better"
-    """What must be: "better", or one of the others, which have a bound: "not worse" by more than it, "collapses" by at
-    least it, both as a share of their value; or a ratio "at most" or "at least" it."""
+    """What the outcome must be.
+
+    "better", "not worse" and "collapses" are about the difference ours - theirs on each prompt set. The row may be
+    worse by at most `bound`, or must be worse by at least `bound`. "at most" and "at least" are about the ratio
+    ours / theirs of a metric that depends on no prompt, and `bound` is the limit of the ratio.
+    """
     bound: float = 0.0
+    """The bound; for differences a share of their value. "better" has none."""
     why: str = ""
-    """Where the bound comes from."""
+    """The reason for the bound."""
     printed: str = ""
-    """The paper's metric whose values stand beside, where it is not the column's."""
+    """The paper's metric whose values are shown; empty for the metric of the column."""
     beside: bool = False
-    """Whether the check is shown and decides nothing."""
+    """Whether the check is only shown and does not decide the claim."""
 
 
 @dataclass(frozen=True)
 class Controls:
     """Expects every pruned row of some tables to be better than its controls, in each metric that the table compares.
 
-    Controls in named groups do not count: they are for checks of their own.
+    Controls in named groups do not count here. A `Check` names them.
     """
 
     tables: tuple[str, ...]
@@ -65,14 +65,14 @@ class Controls:
 
 @dataclass(frozen=True)
 class Claim:
-    """A claim holds when each of its checks does."""
+    """A claim holds if all its checks hold."""
 
     number: str
     text: str
     source: str
-    """Where the paper says it."""
+    """The place in the paper."""
     note: str = ""
-    """What a reader must know besides."""
+    """What else a reader must know."""
     beyond: bool = False
     """Whether the claim is this project's and not the paper's."""
     check: tuple[Check, ...] = ()
@@ -80,7 +80,7 @@ class Claim:
 
 
 def _validated(check: Check, table: Table) -> Check:
-    """The check with the runs of its group by name."""
+    """The check with `theirs` filled in from its group. Raises `DipgoError` if a name in it is unknown."""
     runs = {row.run for row in table.rows} - {""}
     if check.ours not in runs:
         raise unknown("run", check.ours, runs)
@@ -112,7 +112,7 @@ def _validated(check: Check, table: Table) -> Check:
 
 
 def load_claims(path: Path = HERE / "claims.toml") -> list[Claim]:
-    """The claims of a file, in its order. A check that is `over` a sweep stands for several (`benchmarks.specs.sweep`).
+    """The claims of a file, in its order. A check that is `over` a sweep is several checks (`benchmarks.specs.sweep`).
 
     Raises `DipgoError` for an unknown field, table, run, metric, kind or expectation, for a bound without a reason, and
     for two claims of one number.
@@ -121,21 +121,22 @@ def load_claims(path: Path = HERE / "claims.toml") -> list[Claim]:
     table_of, data = cache(load_table), read_toml(path)
     for item in data.get("claim", []):
         where = f"{path}: claim {item.get('number', '(no number)')}"
-        expanded = (each for check in item.get("check", []) for each in expand(check, data.get("sweep", {}), where))
-        own = tuple(construct(Check, check, where) for check in expanded)
-        controls = tuple(construct(Controls, each, where) for each in item.get("controls", []))
-        claim = construct(Claim, {**item, "check": own, "controls": controls}, where)
-        if claim.number in {other.number for other in claims}:
+        tables = (table for check in item.get("check", []) for table in expand(check, data.get("sweep", {}), where))
+        named = tuple(construct(Check, table, where) for table in tables)
+        controls = tuple(construct(Controls, table, where) for table in item.get("controls", []))
+        claim = construct(Claim, {**item, "check": named, "controls": controls}, where)
+        if claim.number in {earlier.number for earlier in claims}:
             raise DipgoError(f"{where}: two claims have this number; change one")
-        if not controls and all(check.beside for check in own):
+        if not controls and all(check.beside for check in named):
             raise DipgoError(f"{where}: nothing decides; add controls or a check that is not beside")
         try:
-            claim = replace(claim, check=tuple(_validated(check, table_of(check.table)) for check in own))
-            for kind in (kind for each in controls for kind in each.kinds):
-                if kind not in CONTROLS:
-                    raise unknown("kind of control", kind, CONTROLS)
-            for name in (name for each in controls for name in each.tables):
-                table_of(name)
+            claim = replace(claim, check=tuple(_validated(check, table_of(check.table)) for check in named))
+            for item in controls:
+                for kind in item.kinds:
+                    if kind not in CONTROLS:
+                        raise unknown("kind of control", kind, CONTROLS)
+                for name in item.tables:
+                    table_of(name)
         except DipgoError as error:
             raise DipgoError(f"{where}: {error}") from None
         claims.append(claim)
@@ -149,13 +150,15 @@ def _kind(ours: RunSpec, control: RunSpec) -> str:
 
 
 def checks(claim: Claim) -> Iterator[Check]:
-    """The claim's own checks, then one for each pruned row, control and metric of its `controls`; a pair that two
-    tables share comes once."""
+    """Yields the checks in `check`, then one for each pruned row, control and metric of `controls`.
+
+    A pair of runs that two tables share comes once.
+    """
     yield from claim.check
     seen: set[tuple[str, str, str]] = set()
     for controls in claim.controls:
         for table in map(load_table, controls.tables):
-            # Kinds are read off the suite, since a control without a record has one, too.
+            # The suite tells the kind of a control even if the control has no record.
             suite = load_suite(SUITES / f"{table.name}.toml", lambda row: "any")
             runs = {spec.id: spec for spec in suite}
             for metric, row in product(table.compared, table.rows):

@@ -1,4 +1,4 @@
-"""The ledger of claims into markdown and CSV: one row a claim, and below it every comparison that it rests on."""
+"""Renders the ledger of claims as markdown and CSV: the verdict on every claim, and all comparisons behind it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pandas as pd
 
 from benchmarks.specs.record import ALL
 from tables.claims.claims import DIFFERENCES, load_claims
-from tables.claims.verdicts import FAILS, HOLDS, PROFILES, UNTESTABLE, Evidence, Finding, Verdict, judge
+from tables.claims.verdicts import FAILS, HOLDS, PROFILES, UNTESTABLE, Evidence, Result, Verdict, verdict_of
 from tables.format import grid, number, spread
 from tables.load import HERE
 from tables.notes import FEW_STEPS_WARNING
@@ -49,88 +49,88 @@ NOTES = (
 )
 
 
-def _values(finding: Finding) -> str:
-    if finding.ours_value is None:
+def _values(result: Result) -> str:
+    if result.ours_value is None:
         return "–"
-    column = finding.column
-    return " / ".join(number(v, column.digits, column.scale) for v in (finding.ours_value, finding.theirs_value))
+    column = result.column
+    return " / ".join(number(v, column.digits, column.scale) for v in (result.ours_value, result.theirs_value))
 
 
-def _gives(finding: Finding) -> str:
-    if finding.value is None:
+def _gives(result: Result) -> str:
+    if result.value is None:
         return "–"
-    if finding.check.expect in DIFFERENCES:
-        column = finding.column
-        return spread(finding.value, finding.low, finding.high, column.digits, column.scale, True)
-    return "× " + spread(finding.value, finding.low, finding.high, 3, 1.0, False)
+    if result.check.expect in DIFFERENCES:
+        column = result.column
+        return spread(result.value, result.low, result.high, column.digits, column.scale, True)
+    return "× " + spread(result.value, result.low, result.high, 3, 1.0, False)
 
 
-def _effect(finding: Finding) -> str:
-    return "–" if finding.effect is None else number(finding.effect, 2, signed=True)
+def _effect(result: Result) -> str:
+    return "–" if result.effect is None else number(result.effect, 2, signed=True)
 
 
-def _n(finding: Finding) -> str:
-    return "" if finding.n is None else f"{finding.n} {finding.over}"
+def _n(result: Result) -> str:
+    return "" if result.n is None else f"{result.n} {result.over}"
 
 
-def _paper(finding: Finding | None) -> str:
-    if finding is None or finding.paper_ours is None:
+def _paper(result: Result) -> str:
+    if result.paper_ours is None:
         return ""
-    shown = {column.metric: column for column in finding.table.paper_column}.get(finding.paper_metric)
-    title, digits, scale = (shown.title, shown.digits, shown.scale) if shown else (finding.paper_metric, 2, 1.0)
-    values = " / ".join(number(value, digits, scale) for value in (finding.paper_ours, finding.paper_theirs))
+    shown = {column.metric: column for column in result.table.paper_column}.get(result.paper_metric)
+    title, digits, scale = (shown.title, shown.digits, shown.scale) if shown else (result.paper_metric, 2, 1.0)
+    values = " / ".join(number(value, digits, scale) for value in (result.paper_ours, result.paper_theirs))
     return f"*{title} {values}*"
 
 
-def _table(finding: Finding) -> str:
-    return finding.table.name.removeprefix("table")
+def _table(result: Result) -> str:
+    return result.table.name.removeprefix("table")
 
 
 def _line(verdicts: Sequence[Verdict]) -> list[str]:
-    """A claim's row of the first table, from its verdicts in each profile."""
+    """The row of a claim in the first table, from the claim's verdicts in all profiles."""
     here = verdicts[0]
     decisive = here.decisive
-    printed = [decisive] if decisive and decisive.paper_ours is not None else here.findings
-    paper = next((_paper(each) for each in printed if each.paper_ours is not None), "")
-    cells = ["; ".join(dict.fromkeys(each.reason for each in here.findings if each.reason)), ""]
+    printed = [decisive] if decisive and decisive.paper_ours is not None else here.results
+    paper = next(filter(None, map(_paper, printed)), "")
+    cells = ["; ".join(dict.fromkeys(result.reason for result in here.results if result.reason)), ""]
     if decisive:
         where = f"Table {_table(decisive)}" + (f", {decisive.prompts}" if decisive.prompts != ALL else "")
         pair = f"{decisive.ours.label} against {decisive.theirs.label}"
         effect = "" if decisive.effect is None else f"; d = {_effect(decisive)}"
         cells = [f"{decisive.column.title} {_values(decisive)}: {pair} ({where})", _gives(decisive) + effect]
     held = f"{here.count('holds')} of {here.count()}" if decisive else "–"
-    return [here.claim.number, here.claim.text, *(MARKS[each.text] for each in verdicts), held, *cells, paper]
+    return [here.claim.number, here.claim.text, *(MARKS[verdict.text] for verdict in verdicts), held, *cells, paper]
 
 
-def _check_lines(findings: Iterable[Finding]) -> list[list[str]]:
+def _check_lines(results: Iterable[Result]) -> list[list[str]]:
     lines = []
-    for each in findings:
-        outcome = each.outcome + (f": {each.word}" if each.word else "")
+    for result in results:
+        outcome = result.outcome + (f": {result.word}" if result.word else "")
         lines.append(
             [
-                _table(each),
-                each.ours.label,
-                each.theirs.label,
-                each.column.title,
-                each.prompts,
-                _values(each),
-                _gives(each),
-                _effect(each),
-                _n(each),
-                "–" if each.macs_ratio is None else f"× {number(each.macs_ratio, 2)}",
-                ("*beside* " if each.check.beside else "") + outcome,
-                _paper(each),
+                _table(result),
+                result.ours.label,
+                result.theirs.label,
+                result.column.title,
+                result.prompts,
+                _values(result),
+                _gives(result),
+                _effect(result),
+                _n(result),
+                "–" if result.macs_ratio is None else f"× {number(result.macs_ratio, 2)}",
+                ("*beside* " if result.check.beside else "") + outcome,
+                _paper(result),
             ]
         )
     return lines
 
 
-def _count_lines(findings: Sequence[Finding]) -> list[list[str]]:
+def _count_lines(results: Sequence[Result]) -> list[list[str]]:
     groups: dict[tuple[str, str, str], list[str]] = {}
-    for each in findings:
-        groups.setdefault((_table(each), each.column.title, each.prompts), []).append(each.word)
-    words = ("better", "no difference", "worse", "")  # a missing one has no word
-    return [[*key, str(len(found)), *(str(found.count(word)) for word in words)] for key, found in groups.items()]
+    for result in results:
+        groups.setdefault((_table(result), result.column.title, result.prompts), []).append(result.word)
+    counted = ("better", "no difference", "worse", "")  # a missing result has no word
+    return [[*key, str(len(words)), *(str(words.count(word)) for word in counted)] for key, words in groups.items()]
 
 
 def _section(verdict: Verdict) -> str:
@@ -140,12 +140,11 @@ def _section(verdict: Verdict) -> str:
     bounds = {(check.expect, check.bound): check.why for check in claim.check if check.why}
     notes = [f"*{expect.capitalize()}* ({bound:g}): {why}" for (expect, bound), why in bounds.items()]
     text += "\n" + "".join(f"- {note}\n" for note in (claim.note, *notes) if note)
-    own = [each for each in verdict.findings if each.check in claim.check]
-    controls = [each for each in verdict.findings if each.check not in claim.check]
-    grids = [grid(_check_lines(own), CHECKS, set(CHECKS) - RIGHT)] * bool(own) + [
-        grid(_count_lines(controls), COUNTS, set(COUNTS) - RIGHT)
-    ] * bool(controls)
-    return text + "".join(f"\n{grid}\n" for grid in grids)
+    if named := [result for result in verdict.results if result.check in claim.check]:
+        text += f"\n{grid(_check_lines(named), CHECKS, set(CHECKS) - RIGHT)}\n"
+    if controls := [result for result in verdict.results if result.check not in claim.check]:
+        text += f"\n{grid(_count_lines(controls), COUNTS, set(COUNTS) - RIGHT)}\n"
+    return text
 
 
 def markdown(by_profile: dict[str, list[Verdict]]) -> str:
@@ -161,49 +160,34 @@ def markdown(by_profile: dict[str, list[Verdict]]) -> str:
             parts += [grid(map(_line, claims), headers, set(headers) - RIGHT) + "\n"]
     parts.append("\n".join(f"- {note}" for note in NOTES) + "\n")
     for profile, verdicts in by_profile.items():
-        measured = any(each.outcome != "missing" for verdict in verdicts for each in verdict.findings)
+        measured = any(result.outcome != "missing" for verdict in verdicts for result in verdict.results)
         if verdicts is here or measured:
             parts += [f"## What each claim rests on, {profile} profile\n", *map(_section, verdicts)]
     return "\n".join(parts)
 
 
 def _comparisons(verdicts: Iterable[Verdict]) -> pd.DataFrame:
-    return pd.DataFrame([_row(verdict, finding) for verdict in verdicts for finding in verdict.findings])
+    return pd.DataFrame([_row(verdict, result) for verdict in verdicts for result in verdict.results])
 
 
-def _row(verdict: Verdict, finding: Finding) -> dict[str, object]:
-    """A comparison in base units; `low` and `high` of a ratio are quartiles."""
-    check = finding.check
-    fields = (
-        "ours_value",
-        "theirs_value",
-        "value",
-        "low",
-        "high",
-        "effect",
-        "n",
-        "over",
-        "macs_ratio",
-        "outcome",
-        "word",
-    )
+def _row(verdict: Verdict, result: Result) -> dict[str, object]:
+    """The line of the CSV for a comparison, in base units."""
+    check = result.check
+    names = ("ours_value", "theirs_value", "value", "low", "high", "effect", "n", "over", "macs_ratio", "outcome")
+    names += ("word", "paper_metric", "paper_ours", "paper_theirs", "reason")
     return {
         "claim": verdict.claim.number,
         "profile": verdict.profile,
         "decides": "no" if check.beside else "yes",
         "table": check.table,
-        "ours": " ".join(finding.ours.runs),
-        "theirs": " ".join(finding.theirs.runs),
-        "dataset": finding.prompts,
-        "metric": finding.column.key,
+        "ours": " ".join(result.ours.runs),
+        "theirs": " ".join(result.theirs.runs),
+        "dataset": result.prompts,
+        "metric": result.column.key,
         "expect": check.expect,
         "bound": check.bound,
         "quantity": "difference" if check.expect in DIFFERENCES else "ratio",
-        **{name: getattr(finding, name) for name in fields},
-        "paper_metric": finding.paper_metric,
-        "paper_ours": finding.paper_ours,
-        "paper_theirs": finding.paper_theirs,
-        "reason": finding.reason,
+        **{name: getattr(result, name) for name in names},
     }
 
 
@@ -233,12 +217,12 @@ def _csv(frame: pd.DataFrame) -> str:
 
 
 def render_claims(folder: Path, path: Path = CLAIMS) -> dict[str, str]:
-    """File name -> text of the ledger's three outputs, from the records in `folder`."""
+    """The texts of the ledger's three files by name, from the records in `folder`."""
     claims = load_claims(path)
     by_profile: dict[str, list[Verdict]] = {}
     for profile in PROFILES:
         evidence = Evidence(folder, profile)
-        by_profile[profile] = [judge(evidence, claim) for claim in claims]
+        by_profile[profile] = [verdict_of(evidence, claim) for claim in claims]
     rows = [verdict for same in zip(*by_profile.values(), strict=True) for verdict in same]
     return {
         f"{LEDGER}.md": markdown(by_profile),

@@ -1,4 +1,4 @@
-"""Claims against the records of one profile: each check into a finding, the findings of a claim into a verdict."""
+"""Checks claims against the records of one profile. A check gives results, and the results of a claim its verdict."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from pathlib import Path
 import pandas as pd
 
 from benchmarks.specs.record import ALL, Record
+from tables.cells import difference, records_of, row_cell
 from tables.claims.claims import DIFFERENCES, Check, Claim, checks
 from tables.load import columns, folder_of, load_paper, load_records, load_table, paper_value
-from tables.measure import difference, records_of, row_cell
 from tables.spec import Column, Dataset, Row, Table
 
 PROFILES = ("embedded", "paper")
@@ -25,14 +25,8 @@ WORDS = {
 
 
 @dataclass(frozen=True)
-class Finding:
-    """One check on one prompt set, in base units.
-
-    `value` is ours - theirs with its 95 % interval [low, high] over `n` "prompts" or training "seeds", or
-    ours / theirs, where [low, high] are the quartiles of repeats. `outcome`: holds, fails, undecided or missing; `word`
-    says more, `reason` why it is missing, `absent` the runs without a record. `slack`: how far the interval's worse end
-    is inside the bound, relative to theirs. `macs_ratio`: of all operations.
-    """
+class Result:
+    """The result of a check for one pair of rows, one metric and one prompt set, in base units."""
 
     check: Check
     table: Table
@@ -41,56 +35,73 @@ class Finding:
     dataset: Dataset
     column: Column
     outcome: str = "missing"
+    """What came out: "holds", "fails", "undecided" or "missing"."""
     word: str = ""
+    """The outcome in the words of the check, such as "no difference"."""
     reason: str = ""
+    """Why the result is missing."""
     absent: tuple[str, ...] = ()
+    """The runs without a record."""
     prompts: str = ALL
+    """The name of the prompt set, or `ALL` if the metric depends on no prompt."""
     ours_value: float | None = None
     theirs_value: float | None = None
     value: float | None = None
+    """The difference ours - theirs, or the ratio ours / theirs."""
     low: float | None = None
+    """The low end of the 95 % interval of a difference, or the lower quartile of a ratio over the timed repeats."""
     high: float | None = None
     effect: float | None = None
+    """The effect of a difference, see `tables.stats.Difference`, as for `n` and `over`."""
     n: int | None = None
     over: str = ""
     slack: float = 0.0
+    """How far the worse end of the interval is inside the bound, relative to their value."""
     macs_ratio: float | None = None
+    """The ratio ours / theirs of MACs, all operations counted."""
     paper_metric: str = ""
+    """The paper's name of the metric of the next two, which are the printed values of both rows."""
     paper_ours: float | None = None
     paper_theirs: float | None = None
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """`decisive`: of the findings that gave the verdict, the one with the least slack; None where one is missing."""
+    """What the records of one profile say about a claim."""
 
     claim: Claim
     profile: str
     text: str
-    findings: tuple[Finding, ...]
-    decisive: Finding | None = None
+    """One of `VERDICTS`."""
+    results: tuple[Result, ...]
+    decisive: Result | None = None
+    """The result with the least slack among those that gave the verdict; None if a result is missing."""
     reason: str = ""
+    """Why the claim cannot be tested."""
 
     def count(self, outcome: str = "") -> int:
-        """How many of the findings that decide have this outcome, or how many there are."""
-        return sum(outcome in ("", each.outcome) for each in self.findings if not each.check.beside)
+        """The number of deciding results that have this outcome, or of all deciding results."""
+        return sum(outcome in ("", result.outcome) for result in self.results if not result.check.beside)
 
 
 @dataclass
 class Evidence:
-    """The tables with their records of one profile, each loaded once, its columns, and the paper's values. `folder`
-    holds the records of all profiles."""
+    """The tables of one profile with their records and printed values. A table is loaded once."""
 
     folder: Path
+    """The folder that holds the records of all profiles."""
     profile: str
     paper: pd.DataFrame = field(default_factory=load_paper)
     columns: dict[str, Column] = field(init=False)
+    """All metrics by name."""
     loaded: dict[str, tuple[Table, dict[str, Record]]] = field(default_factory=dict)
+    """The tables that are loaded so far, with their records by run id."""
 
     def __post_init__(self) -> None:
         self.columns = columns(self.profile)
 
     def table(self, name: str) -> tuple[Table, dict[str, Record]]:
+        """The table of a name and its records by run id."""
         if name not in self.loaded:
             table = load_table(name, profile=self.profile)
             self.loaded[name] = table, load_records(table, folder_of(self.profile, self.folder))
@@ -98,17 +109,17 @@ class Evidence:
 
 
 def decide(low: float, high: float, bound: float, above: bool) -> str:
-    """holds where the whole interval is on the asked side of the bound, fails where it is on the other."""
+    """Returns "holds" or "fails" if the whole interval is on one side of the bound, else "undecided"."""
     inside, outside = (low >= bound, high < bound) if above else (high <= bound, low > bound)
     return "holds" if inside else "fails" if outside else "undecided"
 
 
-def _difference(finding: Finding, ours: Sequence[Record], theirs: Sequence[Record]) -> Finding:
-    check, column = finding.check, finding.column
-    d = difference(ours, theirs, finding.dataset.key, column.key)
+def _difference(result: Result, ours: Sequence[Record], theirs: Sequence[Record]) -> Result:
+    check, column = result.check, result.column
+    d = difference(ours, theirs, result.dataset.key, column.key)
     if d is None:
-        return replace(finding, reason=f"no {column.key} of single images in the records")
-    scale = abs(finding.theirs_value) or 1.0
+        return replace(result, reason=f"no {column.key} of single images in the records")
+    scale = abs(result.theirs_value) or 1.0
     low, high = (d.low, d.high) if column.direction == "up" else (-d.high, -d.low)
     limit = -check.bound * scale
     if check.expect == "better":
@@ -119,17 +130,17 @@ def _difference(finding: Finding, ours: Sequence[Record], theirs: Sequence[Recor
         word = WORDS[check.expect].get(outcome, "the interval includes the bound")
     slack = (limit - high if check.expect == "collapses" else low - limit) / scale
     numbers = {"value": d.value, "low": d.low, "high": d.high, "effect": d.effect, "n": d.n, "over": d.over}
-    return replace(finding, outcome=outcome, word=word, slack=slack, **numbers)
+    return replace(result, outcome=outcome, word=word, slack=slack, **numbers)
 
 
-def _ratio(finding: Finding, ours: Sequence[Record], theirs: Sequence[Record]) -> Finding:
-    check, metric, dataset = finding.check, finding.column.key, finding.dataset.key
-    if not finding.theirs_value:
-        return replace(finding, reason=f"{metric} of {finding.theirs.run} is 0, so there is no ratio")
-    value, low, high = finding.ours_value / finding.theirs_value, None, None
-    one, other = (row_cell(side, dataset, metric) for side in (ours, theirs))
-    if one.get("low") and other.get("low"):
-        low, high = one["low"] / other["high"], one["high"] / other["low"]
+def _ratio(result: Result, ours: Sequence[Record], theirs: Sequence[Record]) -> Result:
+    check, metric, dataset = result.check, result.column.key, result.dataset.key
+    if not result.theirs_value:
+        return replace(result, reason=f"{metric} of {result.theirs.run} is 0, so there is no ratio")
+    value, low, high = result.ours_value / result.theirs_value, None, None
+    our_cell, their_cell = (row_cell(side, dataset, metric) for side in (ours, theirs))
+    if our_cell.get("low") and their_cell.get("low"):
+        low, high = our_cell["low"] / their_cell["high"], our_cell["high"] / their_cell["low"]
     ends = (value, value) if low is None else (low, high)
     above = check.expect == "at least"
     outcome = decide(*ends, check.bound, above)
@@ -138,62 +149,65 @@ def _ratio(finding: Finding, ours: Sequence[Record], theirs: Sequence[Record]) -
     slack = (ends[0] - check.bound if above else check.bound - ends[1]) / check.bound
     prompts = dataset if metric in ours[0].metrics.get(dataset, {}) else ALL
     numbers = {"slack": slack, "value": value, "low": low, "high": high}
-    return replace(finding, outcome=outcome, word=words[outcome], prompts=prompts, **numbers)
+    return replace(result, outcome=outcome, word=words[outcome], prompts=prompts, **numbers)
 
 
-def _finding(evidence: Evidence, check: Check, dataset: Dataset, run: str, metric: str) -> Finding:
+def _result(evidence: Evidence, check: Check, dataset: Dataset, run: str, metric: str) -> Result:
     table, records = evidence.table(check.table)
     ours, theirs, column = table.find_row(check.ours), table.find_row(run), evidence.columns[metric]
     printed = check.printed or column.paper
     values = [paper_value(evidence.paper, row, dataset.paper, printed) for row in (ours, theirs)]
     pair = {"paper_metric": printed, "paper_ours": values[0], "paper_theirs": values[1]} if None not in values else {}
     prompts = dataset.key if check.expect in DIFFERENCES else ALL
-    finding = Finding(check, table, ours, theirs, dataset, column, prompts=prompts, **pair)
+    result = Result(check, table, ours, theirs, dataset, column, prompts=prompts, **pair)
     absent = tuple(run for run in (*ours.runs, *theirs.runs) if run not in records)
     if absent:
         way_out = table.no_record if evidence.profile == "embedded" else f"none in the {evidence.profile} profile"
-        return replace(finding, absent=absent, reason=way_out)
+        return replace(result, absent=absent, reason=way_out)
     sides = [records_of(row, records) for row in (ours, theirs)]
-    one, other = (row_cell(side, dataset.key, metric) for side in sides)
-    if one is None or other is None:
-        without = next(each for each in (*sides[0], *sides[1]) if not each.cell(dataset.key, metric))
+    our_cell, their_cell = (row_cell(side, dataset.key, metric) for side in sides)
+    if our_cell is None or their_cell is None:
+        without = next(record for record in (*sides[0], *sides[1]) if not record.cell(dataset.key, metric))
         reason = without.absent.get(metric, "the record does not hold it")
-        return replace(finding, reason=f"{metric} of {without.id}: {reason}")
-    finding = replace(finding, ours_value=one["value"], theirs_value=other["value"])
+        return replace(result, reason=f"{metric} of {without.id}: {reason}")
+    result = replace(result, ours_value=our_cell["value"], theirs_value=their_cell["value"])
     macs = [row_cell(side, dataset.key, "macs_full") for side in sides]
     if all(macs):
-        finding = replace(finding, macs_ratio=macs[0]["value"] / macs[1]["value"])
-    return (_difference if check.expect in DIFFERENCES else _ratio)(finding, *sides)
+        result = replace(result, macs_ratio=macs[0]["value"] / macs[1]["value"])
+    return (_difference if check.expect in DIFFERENCES else _ratio)(result, *sides)
 
 
-def _findings(evidence: Evidence, claim: Claim) -> Iterator[Finding]:
+def _results(evidence: Evidence, claim: Claim) -> Iterator[Result]:
     for check in checks(claim):
         datasets = evidence.table(check.table)[0].dataset
-        # What a ratio is of depends on no prompt, so one prompt set stands for all.
+        # A ratio is taken of metrics that depend on no prompt, so one prompt set stands for all.
         for metric, dataset, run in product(
             check.metrics, datasets if check.expect in DIFFERENCES else datasets[-1:], check.theirs
         ):
-            yield _finding(evidence, check, dataset, run, metric)
+            yield _result(evidence, check, dataset, run, metric)
 
 
-def _why_missing(findings: Sequence[Finding]) -> str:
-    """Runs without a record by their way out, then what else is missing."""
+def _why_missing(results: Sequence[Result]) -> str:
+    """Says which runs have no record and what makes them, then what else is missing."""
     runs: dict[str, dict[str, None]] = {}
-    for finding in findings:
-        if finding.absent:
-            runs.setdefault(finding.reason, {}).update(dict.fromkeys(finding.absent))
+    for result in results:
+        if result.absent:
+            runs.setdefault(result.reason, {}).update(dict.fromkeys(result.absent))
     parts = [f"no record of {', '.join(absent)}: {way_out}" for way_out, absent in runs.items()]
-    return "; ".join([*parts, *dict.fromkeys(each.reason for each in findings if not each.absent)])
+    return "; ".join([*parts, *dict.fromkeys(result.reason for result in results if not result.absent)])
 
 
-def judge(evidence: Evidence, claim: Claim) -> Verdict:
-    """A claim holds where every check of it does, and does not where one fails; where a check misses a record, or
-    none fails and an interval includes its bound, it cannot be tested."""
-    findings = tuple(_findings(evidence, claim))
-    deciding = [finding for finding in findings if not finding.check.beside]
-    if missing := [each for each in deciding if each.outcome == "missing"]:
-        return Verdict(claim, evidence.profile, UNTESTABLE, findings, reason=_why_missing(missing))
-    outcome = next(outcome for outcome in VERDICTS if outcome in {each.outcome for each in deciding})
-    decisive = min((each for each in deciding if each.outcome == outcome), key=lambda each: each.slack)
+def verdict_of(evidence: Evidence, claim: Claim) -> Verdict:
+    """The verdict on a claim.
+
+    The claim cannot be tested if a record is missing. Otherwise it does not hold if a result fails; it cannot be tested
+    if an interval includes its bound; else it holds.
+    """
+    results = tuple(_results(evidence, claim))
+    deciding = [result for result in results if not result.check.beside]
+    if missing := [result for result in deciding if result.outcome == "missing"]:
+        return Verdict(claim, evidence.profile, UNTESTABLE, results, reason=_why_missing(missing))
+    outcome = next(outcome for outcome in VERDICTS if outcome in {result.outcome for result in deciding})
+    decisive = min((result for result in deciding if result.outcome == outcome), key=lambda result: result.slack)
     reason = decisive.word if outcome == "undecided" else ""
-    return Verdict(claim, evidence.profile, VERDICTS[outcome], findings, decisive, reason)
+    return Verdict(claim, evidence.profile, VERDICTS[outcome], results, decisive, reason)

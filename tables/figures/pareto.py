@@ -15,9 +15,9 @@ from benchmarks.specs.files import construct, flat, read_toml
 from benchmarks.specs.record import Record
 from benchmarks.specs.run import profiled
 from dipgo.errors import DipgoError, unknown
+from tables.cells import table_cells
 from tables.figures.figure import Panel, Point, Series, draw
 from tables.load import HERE, folder_of, load_paper, load_records, load_table
-from tables.measure import measure
 from tables.spec import EMBEDDED, Column, Group, Row, Table
 from tables.stats import mean_interval
 
@@ -99,7 +99,7 @@ def load_spec(profile: str = EMBEDDED, path: Path = SPEC) -> Spec:
         for key, cls in (("family", Family), ("quality", Quality), ("series", Series))
     )
     if not series or series[-1].match:
-        raise DipgoError(f"{path}: the last series must take all remaining methods; give it an empty `match`")
+        raise DipgoError(f"{path}: the last series must have an empty `match`, so that it takes all remaining methods")
     return Spec(families, qualities, series)
 
 
@@ -136,7 +136,7 @@ def _series(record: Record, series: Sequence[Series]) -> str:
 
 def _lines(family: Family, series: Sequence[Series], table: Table, records: Mapping[str, Record]) -> Iterator[Line]:
     """The lines of the CSV for one family: the table's dense run and the runs that are measured against it."""
-    cells = {(cell.row, cell.metric): cell for cell in measure(table, records, load_paper(), [])}
+    cells = {(cell.row, cell.metric): cell for cell in table_cells(table, records, load_paper(), [])}
     full, speedup = COST_COLUMNS
     dense = cells[table.find_row(table.baseline).label, full].value
     for row in table.rows:
@@ -194,6 +194,15 @@ def stamp(content: bytes) -> bytes | None:
     return match and match[0]
 
 
+def source_of(text: str, profile: str = EMBEDDED, path: Path = SPEC) -> str:
+    """The stamp of pictures of the points in a CSV. It hashes the CSV and what the spec says for the profile.
+
+    The way the spec is written does not matter: a new comment leaves the stamp as it is.
+    """
+    parsed = json.dumps(profiled(read_toml(path), profile), sort_keys=True)
+    return STAMP + hashlib.sha256((text + parsed).encode()).hexdigest()[:16]
+
+
 def load_points(spec: Spec, folder: Path, profile: str = EMBEDDED) -> tuple[list[Line], dict[str, list[list[Panel]]]]:
     """The lines of the CSV, and the rows of panels of each cost's figure.
 
@@ -227,16 +236,16 @@ def csv_text(lines: Sequence[Line]) -> str:
 def render_pareto(folder: Path, profile: str = EMBEDDED, path: Path = SPEC) -> dict[str, str | bytes]:
     """The contents of the files by name: a CSV of all points, and for each cost a figure as SVG and PNG.
 
-    Empty if there is no point. The pictures carry a stamp, which hashes the CSV and what the spec in `path` says for
-    the profile. A new comment in the spec leaves it as it is.
+    folder: holds the records of all profiles.
+    profile: the profile whose records are shown. The result is empty if there is no point.
+    path: the file of the spec.
     """
     spec = load_spec(profile, path)
     lines, grids = load_points(spec, folder, profile)
     if not lines:
         return {}
     text = csv_text(lines)
-    parsed = json.dumps(profiled(read_toml(path), profile), sort_keys=True)
-    source = STAMP + hashlib.sha256((text + parsed).encode()).hexdigest()[:16]
+    source = source_of(text, profile, path)
     pictures = {
         f"{PARETO}_{cost}.{kind}": picture
         for cost, grid in grids.items()

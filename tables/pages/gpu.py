@@ -1,5 +1,4 @@
-"""What `python -m benchmarks gpu-pack` measured, beside the paper's speedups: its records into `gpu.md` and `gpu.csv`.
-Runs no model."""
+"""Renders the records of `python -m benchmarks gpu-pack` as `gpu.md` and `gpu.csv`, beside the paper's speedups."""
 
 from __future__ import annotations
 
@@ -8,8 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from benchmarks.specs import record
-from benchmarks.specs.record import ALL, Record
+from benchmarks.specs.record import ALL, Record, read
 from tables.format import Footnotes, grid, number, spread
 from tables.load import RANDOM, load_paper, load_table, paper_value
 from tables.notes import origin
@@ -33,8 +31,10 @@ HEADERS = (
     "End to end s",
     "Speedup",
 )
-KINDS = (("latency", ""), ("latency_compiled", "_compiled"))  # what a record is absent in, and its cells' ending
-EAGER = 7  # as many of HEADERS are without compiled blocks
+KINDS = (("latency", ""), ("latency_compiled", "_compiled"))
+"""The metrics that a record may lack, eager and compiled, and how the names of their cells end."""
+EAGER = 7
+"""The number of `HEADERS` before those of compiled blocks."""
 NOTES = (
     "*Efficiency*: the denoiser's speedup / that of the MACs, all operations counted. At 1 no time is lost to what "
     "is not MACs.",
@@ -48,33 +48,33 @@ NOTES = (
 CSV_COLUMNS = ("run", "model", "metric", "value", "n", "low", "high", "device")
 
 
-def efficiency(own: Record, dense: Record, suffix: str = "") -> float | None:
-    """The denoiser's measured speedup / that of its full MACs; None where it was not timed."""
+def efficiency(record: Record, dense: Record, suffix: str = "") -> float | None:
+    """The denoiser's measured speedup divided by that of its full MACs; None if it was not timed."""
     speedup, macs, whole = (
-        own.cell(ALL, f"speedup_denoiser{suffix}"),
-        own.cell(ALL, "macs_full"),
+        record.cell(ALL, f"speedup_denoiser{suffix}"),
+        record.cell(ALL, "macs_full"),
         dense.cell(ALL, "macs_full"),
     )
     return speedup["value"] * macs["value"] / whole["value"] if speedup and macs and whole else None
 
 
-def _timed(own: Record, dense: Record, marks: Footnotes, kinds: Sequence[tuple[str, str]]) -> list[str]:
-    """The cells of HEADERS behind the label, eager ones or compiled ones as well."""
+def _timed(record: Record, dense: Record, marks: Footnotes, kinds: Sequence[tuple[str, str]]) -> list[str]:
+    """The cells of a row after its label. `kinds` are those of `KINDS` that are shown."""
 
     def show(metric: str, missing: str, digits: int = 2, scale: float = 1.0, quartiles: bool = False) -> str:
-        cell = own.cell(ALL, metric)
+        cell = record.cell(ALL, metric)
         if cell is None:
-            return marks.mark(own.absent.get(missing, NOT_TIMED))
+            return marks.mark(record.absent.get(missing, NOT_TIMED))
         low, high = (cell.get("low"), cell.get("high")) if quartiles else (None, None)
         return spread(cell["value"], low, high, digits, scale, False)
 
     shown = [show("macs_full", "latency", scale=1e-12)]
     for missing, suffix in kinds:
-        found = efficiency(own, dense, suffix)
+        value = efficiency(record, dense, suffix)
         shown += [
             show(f"seconds_denoiser{suffix}", missing, 3),
             show(f"speedup_denoiser{suffix}", missing, quartiles=True),
-            marks.mark(own.absent.get(missing, NOT_TIMED)) if found is None else number(found, 2),
+            marks.mark(record.absent.get(missing, NOT_TIMED)) if value is None else number(value, 2),
             show(f"seconds_end_to_end{suffix}", missing, 3),
             show(f"speedup_end_to_end{suffix}", missing),
         ]
@@ -82,9 +82,9 @@ def _timed(own: Record, dense: Record, marks: Footnotes, kinds: Sequence[tuple[s
 
 
 def _printed(table: Table, row: Row, paper: pd.DataFrame) -> str:
-    """The paper's speedups of a row, of each prompt set where they are several."""
-    found = [paper_value(paper, row, dataset.paper, "speedup") for dataset in table.dataset if dataset.paper]
-    return " / ".join(dict.fromkeys(f"*{number(value, 2)}*" for value in found if value is not None))
+    """The speedups that the paper prints for a row, one for each prompt set if they differ."""
+    values = [paper_value(paper, row, dataset.paper, "speedup") for dataset in table.dataset if dataset.paper]
+    return " / ".join(dict.fromkeys(f"*{number(value, 2)}*" for value in values if value is not None))
 
 
 def _lines(
@@ -93,24 +93,24 @@ def _lines(
     marks: Footnotes,
     kinds: Sequence[tuple[str, str]] = KINDS,
 ) -> Iterator[tuple[str, list[str]]]:
-    """Run and cells of the rows (run, label) that have a record."""
+    """Yields the run and the cells of those rows (run, label) that have a record."""
     for run, label in rows:
         if run in records:
-            own = records[run]
-            learned = " ‡" if own.spec["method"] == "stored_schedule" else ""
-            yield run, [label + learned, *_timed(own, records.get(own.spec["reference"], own), marks, kinds)]
+            record = records[run]
+            learned = " ‡" if record.spec["method"] == "stored_schedule" else ""
+            yield run, [label + learned, *_timed(record, records.get(record.spec["reference"], record), marks, kinds)]
 
 
 def _table_section(table: Table, records: Mapping[str, Record], marks: Footnotes) -> str:
     paper, by_run = load_paper(), {row.run: row for row in table.rows if row.run}
-    rows = [(run, f"† {row.label}" if row.own else row.label) for run, row in by_run.items()]
+    rows = [(run, f"† {row.label}" if row.added else row.label) for run, row in by_run.items()]
     lines = [[*cells, _printed(table, by_run[run], paper)] for run, cells in _lines(rows, records, marks)]
     headers = (*HEADERS, f"Paper's speedup, {PAPER_DEVICE}")
     return f"## {table.title}\n\n{grid(lines, headers, headers[:1])}\n" if lines else ""
 
 
 def _ratio_section(records: Mapping[str, Record], marks: Footnotes) -> str:
-    pruned = sorted(run for run, own in records.items() if own.spec["method"] == "random_scores")
+    pruned = sorted(run for run, record in records.items() if record.spec["method"] == "random_scores")
     if not pruned:
         return ""
     dense = records[pruned[0]].spec["reference"]
@@ -124,12 +124,12 @@ def _ratio_section(records: Mapping[str, Record], marks: Footnotes) -> str:
 
 def _training_section(records: Mapping[str, Record], marks: Footnotes) -> str:
     lines = []
-    for own in records.values():
-        seconds, memory = own.cell(ALL, "training_step_seconds"), own.cell(ALL, "training_peak_memory")
+    for record in records.values():
+        seconds, memory = record.cell(ALL, "training_step_seconds"), record.cell(ALL, "training_peak_memory")
         if seconds and memory:
-            lines.append([own.spec["model"], number(seconds["value"], 2), number(memory["value"], 1, 1e-9)])
-        elif reason := own.absent.get("training_step"):
-            lines.append([own.spec["model"], marks.mark(reason), marks.mark(reason)])
+            lines.append([record.spec["model"], number(seconds["value"], 2), number(memory["value"], 1, 1e-9)])
+        elif reason := record.absent.get("training_step"):
+            lines.append([record.spec["model"], marks.mark(reason), marks.mark(reason)])
     text = "The paper's settings: one picture, gradient checkpoints, its dense picture made as part of the step."
     headers = ("Model", "Seconds a step", "Peak memory GB")
     return f"## A training step of the pruner\n\n{text}\n\n{grid(lines, headers, headers[:1])}\n" if lines else ""
@@ -141,7 +141,7 @@ def _measured_on(records: Mapping[str, Record]) -> str:
 
 
 def markdown(records: Mapping[str, Record]) -> str:
-    """The page of all records, by run id."""
+    """The page of the records, which are given by run id."""
     marks = Footnotes()
     sections = [_table_section(load_table(name, profile=RANDOM), records, marks) for name in TABLES]
     sections += [_ratio_section(records, marks), _training_section(records, marks)]
@@ -151,15 +151,15 @@ def markdown(records: Mapping[str, Record]) -> str:
 
 
 def csv_text(records: Mapping[str, Record]) -> str:
-    """One value a line, in base units (MACs, seconds, bytes)."""
+    """The tidy CSV, one value a line, in base units (MACs, seconds, bytes)."""
     lines = []
-    for run, own in records.items():
-        dense = records.get(own.spec["reference"], own)
-        cells = {metric: dict(cell) for metric, cell in own.metrics.get(ALL, {}).items()}
+    for run, record in records.items():
+        dense = records.get(record.spec["reference"], record)
+        cells = {metric: dict(cell) for metric, cell in record.metrics.get(ALL, {}).items()}
         for _, suffix in KINDS:
-            if (found := efficiency(own, dense, suffix)) is not None:
-                cells[f"efficiency_denoiser{suffix}"] = {"value": found}
-        common = {"run": run, "model": own.spec["model"], "device": own.provenance.get("device", "")}
+            if (value := efficiency(record, dense, suffix)) is not None:
+                cells[f"efficiency_denoiser{suffix}"] = {"value": value}
+        common = {"run": run, "model": record.spec["model"], "device": record.provenance.get("device", "")}
         lines += [{**common, "metric": metric, **cell} for metric, cell in cells.items()]
     frame = pd.DataFrame(lines, columns=CSV_COLUMNS)
     frame["n"] = frame["n"].astype("Int64")
@@ -167,7 +167,6 @@ def csv_text(records: Mapping[str, Record]) -> str:
 
 
 def render_gpu(folder: Path) -> dict[str, str]:
-    """File name -> text of both outputs, from the records in `folder`/gpu; nothing where there are none."""
-    found = [record.read(path) for path in sorted((folder / GPU).glob("*.json"))]
-    records = {own.id: own for own in found}
+    """The texts of both files by name, from the records in `folder`/gpu; empty if there are none."""
+    records = {record.id: record for record in map(read, sorted((folder / GPU).glob("*.json")))}
     return {f"{GPU}.md": markdown(records), f"{GPU}.csv": csv_text(records)} if records else {}

@@ -1,5 +1,4 @@
-"""The paper's MACs cells beside what its models' published shapes give: counts (`tables/macs.json`) into `macs.md` and
-`macs.csv`. Runs no model."""
+"""Renders the counts of `tables/macs.json` as `macs.md` and `macs.csv`, beside the MACs that the paper prints."""
 
 from __future__ import annotations
 
@@ -18,7 +17,7 @@ from tables.load import HERE, load_paper
 MACS = "macs"
 COUNTS = HERE / "macs.json"
 AGREES = 0.002  # relative distance to the printed value
-GROUPED = ("4", "6")  # tables whose rows' names differ by group only
+GROUPED = ("4", "6")  # the tables in which only the group tells some rows apart
 KEYS = ("table", "group", "method", "dataset")
 HEADERS = ("Row", "Run", "Printed T", "Paper's convention T", "Off by", "In full T", "Verdict")
 LEFT = {"Row", "Run", "Model", "Verdict"}
@@ -38,7 +37,7 @@ NOTES = (
 
 @dataclass(frozen=True)
 class MacsLine:
-    """A line of the CSV: a printed cell, or one reading of it, in MACs of one image. An empty value has no count."""
+    """A line of the CSV: a printed cell, or one way to read it, in MACs of one image."""
 
     table: str
     group: str
@@ -46,14 +45,18 @@ class MacsLine:
     run: str
     printed: float
     macs_paper: float | None
+    """The MACs as the paper counts them; None if there is no count, as for `macs_full`."""
     macs_full: float | None
+    """The MACs with all operations counted."""
     ratio: float | None
+    """The pruned share that the row names; None if it names none."""
     printed_ratio: float | None
+    """The pruned share that follows from the printed cell and the dense run's; None if the cell was counted."""
     verdict: str
 
 
 def read_counts(path: Path = COUNTS) -> dict[str, Any]:
-    """What `python -m benchmarks macs` counted; raises `DipgoError` where there is nothing."""
+    """The counts of `python -m benchmarks macs`. Raises `DipgoError` if the file is absent or no JSON."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -71,9 +74,11 @@ def _run(cell: Mapping[str, Any]) -> str:
     return ", ".join([cell["model"], f"{cell['scheduler']} {cell['steps']}", *method, *settings, *ratio])
 
 
-def compare(counts: Mapping[str, Any], paper: pd.DataFrame) -> list[MacsLine]:
-    """Every counted cell against its printed value. Raises `DipgoError` where a cell is not in the paper, or one
-    of the paper's MACs cells is not counted."""
+def macs_lines(counts: Mapping[str, Any], paper: pd.DataFrame) -> list[MacsLine]:
+    """The lines of the CSV, from the counts and the paper's values.
+
+    Raises `DipgoError` if the paper does not print a counted cell, or if a MACs cell of the paper is not counted.
+    """
     macs = paper[paper["metric"] == "macs"].set_index(list(KEYS))["value"]
     if (doubled := macs.index[macs.index.duplicated()]).size:
         raise DipgoError(f"paper.csv prints two MACs values for {doubled[0]}; drop one")
@@ -85,7 +90,7 @@ def compare(counts: Mapping[str, Any], paper: pd.DataFrame) -> list[MacsLine]:
             raise DipgoError(f"macs.toml: the paper prints no MACs for {names}; mend the cell's names")
     rows = {names[:3] for names in readings}
     for names in macs.index:
-        if names[:3] not in rows:  # a value that is printed for two data sets is one cell
+        if names[:3] not in rows:  # the same row may be printed for two data sets
             raise DipgoError(f"macs.toml: no cell for {names}; add it")
     return [line for names, cells in readings.items() for line in _lines(names, cells, macs[names], counts)]
 
@@ -96,22 +101,22 @@ def _lines(
     agree = ["macs_paper" in cell and _agrees(cell["macs_paper"], printed) for cell in cells]
     differs = "differs" if len(cells) == 1 or any(agree) else "not derivable"
     for cell, agrees in zip(cells, agree, strict=True):
-        ratio, own = cell["ratio"], None
+        ratio, printed_ratio = cell["ratio"], None
         value, verdict = cell.get("macs_paper"), "agrees" if agrees else differs
         if "macs_paper" not in cell:
-            own = 1 - printed / cell["dense_paper"]
+            printed_ratio = 1 - printed / cell["dense_paper"]
             value = None if ratio is None else cell["dense_paper"] * (1 - ratio)
-            near = ratio is not None and abs(own - ratio) < counts["tolerance"]
+            near = ratio is not None and abs(printed_ratio - ratio) < counts["tolerance"]
             verdict = "agrees" if near else "no ratio" if ratio is None else "differs"
-        yield MacsLine(*names[:3], _run(cell), printed, value, cell.get("macs_full"), ratio, own, verdict)
+        yield MacsLine(*names[:3], _run(cell), printed, value, cell.get("macs_full"), ratio, printed_ratio, verdict)
 
 
 def _cells(line: MacsLine) -> list[str]:
     def tera(value: float | None) -> str:
         return "–" if value is None else f"{value / 1e12:.3f}"
 
-    value, nominal = tera(line.macs_paper), line.printed_ratio is not None
-    if nominal:
+    value = tera(line.macs_paper)
+    if line.printed_ratio is not None:
         value, off = value if line.macs_paper is None else f"*{value}*", f"printed ratio {line.printed_ratio:.4f}"
     else:
         off = f"{100 * (line.macs_paper / line.printed - 1):+.2f} %".replace("-", "−")
@@ -120,7 +125,7 @@ def _cells(line: MacsLine) -> list[str]:
 
 
 def markdown(counts: Mapping[str, Any], lines: Sequence[MacsLine]) -> str:
-    """All tables, the models' calls, and what the columns mean."""
+    """The page: all tables, the MACs of one call of the models, and notes."""
     verdicts = [line.verdict for line in lines]
     summary = ", ".join(f"{verdicts.count(verdict)} {verdict}" for verdict in dict.fromkeys(sorted(verdicts)))
     text = f"# MACs of the paper's tables, counted without weights\n\n{len(lines)} lines: {summary}.\n"
@@ -136,9 +141,9 @@ def markdown(counts: Mapping[str, Any], lines: Sequence[MacsLine]) -> str:
 
 
 def render_macs(path: Path = COUNTS) -> dict[str, str]:
-    """File name -> text of both outputs, from the counts in `path`."""
+    """The texts of both files by name, from the counts in `path`."""
     counts = read_counts(path)
-    lines = compare(counts, load_paper())
+    lines = macs_lines(counts, load_paper())
     frame = pd.DataFrame([asdict(line) for line in lines])
     table = frame.to_csv(index=False, float_format="%.6g", lineterminator="\n")
     return {"macs.md": markdown(counts, lines), "macs.csv": table}

@@ -16,7 +16,7 @@ from dipgo.errors import DipgoError
 from tables.__main__ import main
 from tables.claims.claims import SUITES, Claim, Controls, checks, load_claims
 from tables.claims.ledger import render_claims
-from tables.claims.verdicts import Evidence, Verdict, decide, judge
+from tables.claims.verdicts import Evidence, Verdict, decide, verdict_of
 from tables.load import load_table
 from tables.spec import CONTROL
 
@@ -53,7 +53,8 @@ def write(folder: Path, run: str, table: str = "table1", profile: str = "embedde
     }
     cells = {key: value if isinstance(value, dict) else {"value": value} for key, value in values.items()}
     metrics["all"] = {key: cell for key, cell in cells.items() if key not in per_image}
-    record.write(Record(spec.id, spec.digest, spec.to_json(), metrics, samples), folder, replace=True)
+    absent = {metric: "not measured here" for metric in spec.metrics if metric not in values}
+    record.write(Record(spec.id, spec.digest, spec.to_json(), metrics, samples, absent=absent), folder, replace=True)
 
 
 @pytest.fixture()
@@ -69,11 +70,11 @@ def folder(tmp_path: Path) -> Path:
 def verdict(folder: Path, *items: dict, kind: str = "check", profile: str = "embedded") -> Verdict:
     path = folder.parent / "claims.toml"
     path.write_text(CLAIM + toml(*items, kind=kind), "utf-8")
-    return judge(Evidence(folder, profile), load_claims(path)[0])
+    return verdict_of(Evidence(folder, profile), load_claims(path)[0])
 
 
 def words(found: Verdict) -> set[str]:
-    return {each.word for each in found.findings}
+    return {each.word for each in found.results}
 
 
 @pytest.mark.parametrize(
@@ -116,7 +117,7 @@ def test_a_collapse_loses_at_least_the_stated_share(folder, score, text):
 
 def test_a_ratio_is_held_against_its_bound_and_flips_with_the_record(folder):
     found = verdict(folder, FEWER)
-    assert found.text == "holds here" and len(found.findings) == 1  # once, not for each prompt set
+    assert found.text == "holds here" and len(found.results) == 1  # once, not for each prompt set
     assert (found.decisive.value, found.decisive.prompts, found.decisive.effect) == (0.4, "all", None)
     assert verdict(folder, FEWER | {"expect": "at least"}).text == "does not hold here"
     write(folder, "ours-0.80", clip_score=59.9, macs_full=1.5)
@@ -270,7 +271,7 @@ def test_records_of_the_paper_profile_have_a_verdict_of_their_own(folder):
         write(folder / "paper", run, profile="paper", clip_score=score)
     found = [verdict(folder, BETTER, profile=profile) for profile in ("embedded", "paper")]
     assert [each.text for each in found] == ["holds here", "does not hold here"]
-    assert [[finding.prompts for finding in each.findings] for each in found] == [
+    assert [[result.prompts for result in each.results] for each in found] == [
         ["seen", "held-out"],
         ["parti", "coco"],
     ]

@@ -15,8 +15,8 @@ from benchmarks.specs.run import RunSpec
 from benchmarks.specs.suite import load_suite
 from dipgo.errors import DipgoError
 from tables.__main__ import main
+from tables.cells import paper_verdict
 from tables.load import SUITES, load_table, names
-from tables.measure import paper_verdict
 from tables.render import CSV_COLUMNS, render
 from tables.spec import Dataset
 from tests.tables.test_tables import line

@@ -12,7 +12,7 @@ from benchmarks.specs import record
 from dipgo.errors import DipgoError
 from tables.__main__ import first_difference, main
 from tables.figures.figure import Panel, Point, Series, bounds, draw
-from tables.figures.pareto import SPEC, csv_text, front, load_points, load_spec, render_pareto, stamp
+from tables.figures.pareto import SPEC, csv_text, front, load_points, load_spec, render_pareto, source_of, stamp
 from tables.load import load_table, names
 from tests.tables.test_tables import suite, synthetic, write_all
 
@@ -119,6 +119,14 @@ def test_the_same_points_give_the_same_bytes():
 def test_every_picture_carries_what_it_was_drawn_from(out):
     stamps = {stamp(path.read_bytes()) for path in out.iterdir() if path.suffix in (".svg", ".png")}
     assert len(stamps) == 1 and None not in stamps
+
+
+def test_the_stamp_changes_with_the_points_and_with_what_the_spec_says_alone(tmp_path):
+    path, text = tmp_path / "pareto.toml", SPEC.read_text("utf-8")
+    path.write_text(text + "# a comment\n")
+    assert source_of("points", path=path) == source_of("points") != source_of("more points")
+    path.write_text(text.replace("#0072B2", "#0072B3"))
+    assert source_of("points", path=path) != source_of("points")
 
 
 def test_a_picture_is_held_to_its_points_and_not_to_its_bytes(out, tmp_path):

@@ -18,9 +18,9 @@ from benchmarks.specs.run import RunSpec
 from benchmarks.specs.suite import load_suite
 from dipgo.errors import DipgoError
 from tables.__main__ import main
+from tables.cells import difference
 from tables.format import deviation, number
 from tables.load import load_paper, load_records, load_table, paper_value
-from tables.measure import difference
 from tables.render import CSV_COLUMNS, render
 from tables.spec import Row, Table
 from tables.stats import paired_difference, seed_difference, unpaired_difference
@@ -511,7 +511,7 @@ def test_every_run_of_a_suite_is_a_row_whose_label_and_group_have_defaults(tmp_p
         "Further runs": ["PLMS - 50 steps", "DPM-Solver++ 2M - 4 steps", "strange", "held"],
         "Pruned": ["Ours (w/ Pruned-0.50)"],
     }
-    assert all(row.own and row.baseline == "dense" for row in table.rows)
+    assert all(row.added and row.baseline == "dense" for row in table.rows)
     assert (table.models, table.baseline, [each.title for each in table.dataset]) == (("m",), "dense", ["mine"])
 
 

@@ -9,7 +9,7 @@ import pytest
 from benchmarks.commands import macs
 from dipgo.errors import DipgoError
 from tables.load import HERE, load_paper
-from tables.pages.macs import compare, read_counts, render_macs
+from tables.pages.macs import macs_lines, read_counts, render_macs
 
 
 @pytest.fixture(scope="module")
@@ -33,13 +33,13 @@ def changed(counts: dict[str, Any], method: str, group: str, /, **values: Any) -
 
 def verdicts(counts: dict[str, Any], paper) -> dict[tuple[str, str], set[str]]:
     found: dict[tuple[str, str], set[str]] = {}
-    for line in compare(counts, paper):
+    for line in macs_lines(counts, paper):
         found.setdefault((line.row, line.group), set()).add(line.verdict)
     return found
 
 
 def test_every_dense_cell_deepcache_on_dit_and_bk_sdm_agree_with_the_print(counts, paper):
-    planned = [line for line in compare(counts, paper) if line.printed_ratio is None and "interval" not in line.run]
+    planned = [line for line in macs_lines(counts, paper) if line.printed_ratio is None and "interval" not in line.run]
     assert len(planned) == 18 and {line.verdict for line in planned} == {"agrees"}
     assert all(line.macs_paper == pytest.approx(line.printed, rel=0.002) for line in planned)
     found = verdicts(counts, paper)
@@ -49,7 +49,7 @@ def test_every_dense_cell_deepcache_on_dit_and_bk_sdm_agree_with_the_print(count
 
 
 def test_our_pruned_cells_agree_within_the_tolerance_and_have_no_full_count(counts, paper):
-    ours = [line for line in compare(counts, paper) if "Ours" in line.row]
+    ours = [line for line in macs_lines(counts, paper) if "Ours" in line.row]
     assert len(ours) == 10 and {line.verdict for line in ours} == {"agrees"}
     assert all(line.macs_full is None for line in ours)
     row = ("Ours (w/ Pruned-0.80)", "high")
@@ -58,7 +58,7 @@ def test_our_pruned_cells_agree_within_the_tolerance_and_have_no_full_count(coun
 
 
 def test_a_row_without_a_printed_ratio_gets_no_value(counts, paper):
-    line = next(line for line in compare(counts, paper) if line.verdict == "no ratio")
+    line = next(line for line in macs_lines(counts, paper) if line.verdict == "no ratio")
     assert (line.table, line.group, line.macs_paper) == ("4", "ours", None)
 
 
@@ -79,9 +79,9 @@ def test_one_reading_that_agrees_leaves_the_others_as_differing(counts, paper):
 
 def test_a_cell_without_its_twin_is_refused(counts, paper):
     with pytest.raises(DipgoError, match="no cell for .*DeepCache"):
-        compare({**counts, "cells": [cell for cell in counts["cells"] if cell["method"] != "DeepCache"]}, paper)
+        macs_lines({**counts, "cells": [cell for cell in counts["cells"] if cell["method"] != "DeepCache"]}, paper)
     with pytest.raises(DipgoError, match="the paper prints no MACs for .*DeepCash"):
-        compare(changed(counts, "DeepCache", "high", method="DeepCash"), paper)
+        macs_lines(changed(counts, "DeepCache", "high", method="DeepCash"), paper)
 
 
 def test_the_published_table_is_of_the_published_counts(tmp_path):

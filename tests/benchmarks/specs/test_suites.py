@@ -81,7 +81,7 @@ def test_every_pruned_row_has_its_controls_at_equal_macs(name):
         assert controls
         if controls[0].method == "dipgo":  # an ablation is held against the row that it varies
             varied = table(name).find_row(controls[0].id)
-            assert len(controls) == 1 and len(varied.runs) == len(row.runs) and not varied.own
+            assert len(controls) == 1 and len(varied.runs) == len(row.runs) and not varied.added
             assert suite(name)[varied.run].params["ratio"] == ours.params["ratio"]
             assert all(suite(name)[control].method != "dipgo" for control in varied.controls[CONTROL])
             continue

@@ -1,4 +1,4 @@
-"""Records and the paper's values into cells: one tidy row of the CSV each."""
+"""Turns records and the paper's values into the cells of a table. A cell is a line of the CSV."""
 
 from __future__ import annotations
 
@@ -20,52 +20,63 @@ from tables.stats import Difference, paired_difference, seed_difference, unpaire
 
 @dataclass(frozen=True)
 class Cell:
-    """A line of the CSV, in base units, and `reason`: why a value is missing.
-
-    The value of a row with several training seeds is the mean over its `seeds` runs and `sd` their sample standard
-    deviation; `run` names the records, separated by a space.
-    """
+    """One metric of one row on one prompt set, in base units."""
 
     row: str
+    """The label of the row."""
     dataset: str
     metric: str
     value: float | None = None
+    """The measured value, or the mean over the training seeds; None if it was not measured."""
     paper: float | None = None
+    """The value that the paper prints."""
     n: int | None = None
+    """The number of samples behind the value."""
     low: float | None = None
+    """The low end of the interval of `value`."""
     high: float | None = None
     sd: float | None = None
+    """The sample standard deviation over the training seeds."""
     seeds: int | None = None
+    """The number of training seeds, where there are several."""
     verdict: str = ""
     run: str = ""
+    """The names of the records' files, separated by a space."""
     reason: str = ""
+    """Why the value is missing. The CSV leaves it out."""
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """A row against one of its controls: difference = row - control. `ours` and `theirs` are their runs, `best` says
-    that it is the best control of its `group`."""
+    """A row against one of its controls in one metric on one prompt set."""
 
     group: str
+    """The group of controls that the control is in."""
     row: Row
     control: Row
     dataset: Dataset
     metric: str
     ours: tuple[Record, ...]
+    """The records of the row."""
     theirs: tuple[Record, ...]
+    """The records of the control."""
     difference: Difference
+    """The row's value minus the control's."""
     verdict: str
     best: bool
+    """Whether the control is the best of its group."""
 
 
 def records_of(row: Row, records: Mapping[str, Record]) -> tuple[Record, ...]:
-    """The records of a row's runs; none unless all are there, since a mean over some seeds is another number."""
-    found = tuple(records[run] for run in row.runs if run in records)
-    return found if len(found) == len(row.runs) else ()
+    """The records of a row's runs. Empty if one is absent, since the mean over fewer seeds is another number."""
+    return tuple(records[run] for run in row.runs) if records.keys() >= set(row.runs) else ()
 
 
 def row_cell(runs: Sequence[Record], dataset: str, metric: str) -> Mapping[str, Any] | None:
-    """`Record.cell` of a row: over several runs the mean, with "sd" and "seeds"; None where a run lacks the metric."""
+    """A row's value of a metric, as `Record.cell` gives it. None if a run lacks the metric.
+
+    The value of a row of several runs is their mean; such a cell also has "sd" and "seeds".
+    """
     cells = [record.cell(dataset, metric) for record in runs]
     if not cells or None in cells:
         return None
@@ -76,13 +87,17 @@ def row_cell(runs: Sequence[Record], dataset: str, metric: str) -> Mapping[str, 
 
 
 def difference(ours: Sequence[Record], theirs: Sequence[Record], dataset: str, metric: str) -> Difference | None:
-    """ours - theirs in a metric on one prompt set; None where a side has no run, or a run neither samples of it nor,
-    alone on its side, an interval.
+    """The difference ours - theirs in a metric on one prompt set, with its interval. None if it cannot be computed.
 
-    One run a side: paired by prompt and noise, the interval runs over prompts; without samples, unpaired from the
-    intervals of both. Several runs of a side are training seeds: each run's mean over the same prompts is one
-    observation, and the interval runs over the seeds. Raises `DipgoError` where two runs do not hold equally many
-    prompts.
+    Two single runs are paired by prompt and noise, and the interval runs over prompts. If they have no samples of the
+    metric, the difference is unpaired and comes from the interval of each run. Several runs on one side are trainings
+    with different seeds: the mean of each run over the prompts is one observation, and the interval runs over seeds.
+
+    ours, theirs: the records of each side's runs.
+    dataset: the name of the prompt set.
+    metric: the name of the metric.
+
+    Raises `DipgoError` if two runs hold different numbers of prompts.
     """
     runs = [*ours, *theirs]
     samples = [record.samples.get(dataset, {}).get(metric) for record in runs]
@@ -107,8 +122,13 @@ def difference(ours: Sequence[Record], theirs: Sequence[Record], dataset: str, m
 def paper_verdict(
     cell: Mapping[str, Any], paper: float, column: Column, dataset: Dataset, spec: Mapping[str, Any]
 ) -> str:
-    """How a measured cell stands to the printed value: agrees or differs where the two are of one thing, else in what
-    they are not. A model of the zoo is never compared with the paper's. `spec`: of the cell's run."""
+    """Whether a measured cell "agrees" with the printed value or "differs", or else why the two cannot be compared.
+
+    cell: the measured cell.
+    paper: the printed value.
+    column, dataset: those of the cell.
+    spec: the spec of the cell's run. A model of the zoo is never compared with the paper's.
+    """
     if spec["profile"] == EMBEDDED:
         return "another model"
     if column.apart:
@@ -120,10 +140,12 @@ def paper_verdict(
     return "agrees" if abs(cell["value"] - paper) <= column.agrees * abs(paper) else "differs"
 
 
-def compare(table: Table, records: Mapping[str, Record]) -> list[Comparison]:
-    """Every row against each of its controls, by metric, group and prompt set. The best control of a group is the one
-    whose own mean is best, so that the row is held against the strongest."""
-    found: list[Comparison] = []
+def comparisons_of(table: Table, records: Mapping[str, Record]) -> list[Comparison]:
+    """The comparisons of every row with each of its controls, by metric, group and prompt set.
+
+    The best control of a group is the one with the best mean, so that the row is held against the strongest.
+    """
+    comparisons: list[Comparison] = []
     asked = [(metric, group) for contest in table.compare for metric, group in product(contest.metrics, contest.groups)]
     for (metric, group), dataset, row in product(asked, table.dataset, table.rows):
         ours, pairs = records_of(row, records), []
@@ -131,15 +153,15 @@ def compare(table: Table, records: Mapping[str, Record]) -> list[Comparison]:
             theirs = records_of(control, records)
             if gap := difference(ours, theirs, dataset.key, metric):
                 pairs.append((control, theirs, gap))
-        # Ours is the same in all pairs, so the strongest control leaves the least of the difference.
+        # All pairs share the row, so the strongest control has the least favourable difference.
         direction = table.find_column(metric).direction
         sign = 1 if direction == "up" else -1
         best = min(pairs, key=lambda pair, sign=sign: sign * pair[2].value, default=None)
         for pair in pairs:
             control, theirs, gap = pair
-            verdict = gap.verdict(direction)
-            found.append(Comparison(group, row, control, dataset, metric, ours, theirs, gap, verdict, pair is best))
-    return found
+            sides = (row, control, dataset, metric, ours, theirs)
+            comparisons.append(Comparison(group, *sides, gap, gap.verdict(direction), pair is best))
+    return comparisons
 
 
 def _files(runs: Sequence[Record]) -> str:
@@ -217,13 +239,19 @@ def _check_equal_n(table: Table, records: Mapping[str, Record]) -> None:
                 )
 
 
-def measure(
+def table_cells(
     table: Table, records: Mapping[str, Record], paper: pd.DataFrame, comparisons: list[Comparison]
 ) -> list[Cell]:
-    """All cells: rows x prompt sets x columns in the table's order, then the comparisons with the controls.
+    """All cells of a table: rows x prompt sets x columns in the table's order, then the comparisons with controls.
 
-    A prompt-independent metric is repeated for each prompt set, as in the paper, which prints a speedup for
-    each. Raises `DipgoError` when runs hold different numbers of images: FID falls with n.
+    A metric that depends on no prompt is repeated for each prompt set, as the paper does with speedups.
+
+    table: the table.
+    records: its records by run id.
+    paper: the printed values, from `load_paper`.
+    comparisons: those of `comparisons_of`.
+
+    Raises `DipgoError` if runs hold different numbers of images, since FID falls with that number.
     """
     departed = departures(table, records).keys()
     cells = [
