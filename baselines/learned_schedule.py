@@ -19,10 +19,10 @@ from dipgo import Batch, Diffusion, Forecast, TrainConfig, picture_seeds, select
 CHUNK = 25  # batches whose dense pictures are made together, which costs a fraction of one by one
 FIRST = ("steps", "lr", "weight_decay", "accumulate", "loss", "alpha", "tau", "gamma", "encoder", "width", "keep")
 FIRST += ("checkpoint", "seed", "batch")  # always in the identity; what came later is only where it is not the default
+FEW = {"steps": 1, "lr": 20.0, "keep": 0.51, "width": 8, "unit": "call"}  # settings that train in a moment
 EXAMPLES = (
-    {"ratio": 0.5, "train": {"steps": 2, "lr": 20.0, "keep": 0.51, "width": 8}},
-    {"ratio": 0.5, "train": {"steps": 1, "lr": 20.0, "keep": 0.51, "width": 8, "unit": "call", "order": 1}}
-    | {"learn": {"rounds": 1, "shift": 0, "pictures": 2}},
+    {"ratio": 0.5, "train": FEW},
+    {"ratio": 0.5, "train": FEW | {"order": 1}, "learn": {"rounds": 1, "shift": 0, "pictures": 2}},
 )
 
 

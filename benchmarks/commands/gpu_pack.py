@@ -17,14 +17,16 @@ from time import perf_counter
 from typing import Any
 
 from baselines import method
+from baselines.learned_schedule import PrunerTraining, Training
+from baselines.params import read
 from benchmarks import ROOT
 from benchmarks.machine.provenance import provenance
 from benchmarks.machine.shards import shards
 from benchmarks.models import model as models
 from benchmarks.models.macs import macs_cells
-from benchmarks.prepare import kept
+from benchmarks.prepare.studio import RunStudio
 from benchmarks.runs.assemble import schedule_of
-from benchmarks.runs.tasks import captions_of, prepare
+from benchmarks.runs.tasks import captions_of
 from benchmarks.specs import record
 from benchmarks.specs.files import construct, read_toml
 from benchmarks.specs.record import Record
@@ -210,10 +212,10 @@ def _train(rows: Sequence[Row], part: Part, rounds: int, end: float) -> None:
     allocated meanwhile."""
     for row in rows:
         try:
+            settings = read(Training, row.spec.params["train"], f"{row.spec.id}.train")
             with TemporaryDirectory() as folder:
-                (path,) = kept.preparations(row.spec, Path(folder))
-                prepare(row.spec, Path(folder), path)
-                training = kept.read(path)
+                studio = RunStudio(row.spec, Path(folder))
+                training = studio.taught(PrunerTraining(settings), studio.context())
         except FAILURES as error:
             row.missed(part, first_line(error))
             continue

@@ -5,23 +5,23 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
+from itertools import product
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 
-from baselines import METHODS, PlanContext, method
+from baselines import METHODS, Plan, PlanContext, method
 from baselines.random_scores import TOLERANCE
 from benchmarks import ROOT
 from dipgo import FAMILIES, DipgoError, Sampler, Schedule
+from dipgo.families import DIT, SD15
 from tests.conftest import SD_SCHEDULER
 from tests.helpers.contract import Instance, instance
 from tests.helpers.studio import TinyStudio
 
 CALLS = 6
-WRONG = ("", "0.5", None, -1, True, float("nan"), [], {}, {"no_such_setting": 1})
+WRONG = ("", "0.5", None, -1, True, float("nan"), [], {"no_such_setting": 1})
 
 
 @pytest.fixture(scope="module", params=FAMILIES, ids=lambda family: family.name)
@@ -46,66 +46,49 @@ def context(family, made: Instance, params: dict[str, Any]) -> PlanContext:
     return PlanContext(made.denoiser, costs, sampler, params, studio)
 
 
-def examples(name: str, family, made: Instance) -> Iterator[dict[str, Any]]:
-    """The params with which a method plans for a family. What it does not support it refuses in one line."""
+def planned(name: str, family, made: Instance) -> list[tuple[dict[str, Any], Plan]]:
+    """The examples of a method that suit a family, with their plans. What does not suit is refused in one line."""
+    plans = []
     for params in method(name).module.EXAMPLES:
         try:
-            method(name).plan(context(family, made, params))
+            plans.append((params, method(name).plan(context(family, made, params))))
         except DipgoError as error:
             assert len(str(error).splitlines()) == 1
-            continue
-        yield params
+    return plans
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_plans_are_valid_deterministic_within_the_asked_macs_and_go_through_json(tiny_family, name):
-    for params in examples(name, *tiny_family):
-        one, other = (method(name).plan(context(*tiny_family, params)) for _ in range(2))
-        assert one.schedule.digest == other.schedule.digest and one.sampler == other.sampler
-        one.costs.graph.check(one.schedule)
-        again = Schedule.from_dict(json.loads(json.dumps(one.schedule.to_dict())))
-        assert again.digest == one.schedule.digest and (again.reuse == one.schedule.reuse).all()
+def test_plans_are_valid_deterministic_within_the_asked_macs_and_run(tiny_family, name):
+    family, made = tiny_family
+    for params, plan in planned(name, family, made):
+        again = method(name).plan(context(family, made, params))
+        assert plan.schedule.digest == again.schedule.digest and plan.sampler == again.sampler
+        plan.costs.graph.check(plan.schedule)
+        read = Schedule.from_dict(json.loads(json.dumps(plan.schedule.to_dict())))
+        assert read.digest == plan.schedule.digest and (read.reuse == plan.schedule.reuse).all()
         if "ratio" in params:
-            assert one.costs.pruned_ratio(one.schedule) > params["ratio"] - TOLERANCE
+            assert plan.costs.pruned_ratio(plan.schedule) > params["ratio"] - TOLERANCE
         if "calls" in params:
-            assert one.costs.graph.execute(one.schedule).computed_calls.sum() <= params["calls"]
-
-
-@pytest.mark.parametrize("name", METHODS)
-def test_every_method_supports_a_family_with_each_of_its_examples(name):
-    if name == "bk_sdm":
-        pytest.skip("its denoisers are retrained U-Nets; tests/baselines/test_bk_sdm.py plans for them")
-    supported = [params for family in FAMILIES for params in examples(name, family, instance(family))]
-    assert all(params in supported for params in method(name).module.EXAMPLES)
-
-
-@pytest.mark.parametrize("name", METHODS)
-def test_a_plan_runs(tiny_family, name):
-    family, made = tiny_family
-    for params in examples(name, family, made):
-        plan = method(name).plan(context(family, made, params))
-        other = Instance(made.denoiser, plan.costs.graph, made.probe)
+            assert plan.costs.graph.execute(plan.schedule).computed_calls.sum() <= params["calls"]
         with torch.no_grad():
-            assert torch.isfinite(other.run(plan.schedule)).all()
+            assert torch.isfinite(Instance(made.denoiser, plan.costs.graph, made.probe).run(plan.schedule)).all()
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_bad_params_are_refused_in_one_line(tiny_family, name):
-    """Every parameter takes wrong kinds of values in turn, and a name that no method has."""
-    family, made = tiny_family
+def test_every_example_suits_a_family_and_bad_params_are_refused_in_one_line(name):
+    """Every parameter takes wrong kinds of values in turn; so does a name that no method has."""
+    families = [(family, instance(family)) for family in (SD15, DIT)]
     for good in method(name).module.EXAMPLES:
-        for key in good:
-            for wrong in WRONG:
-                params = {**good, key: wrong}
-                try:
-                    plan = method(name).plan(context(family, made, params))
-                except DipgoError as error:
-                    assert str(error) and len(str(error).splitlines()) == 1
-                else:  # a value that is one of the parameter's kind
-                    assert type(wrong) is type(good[key]) or wrong is None or isinstance(wrong, dict)
-                    assert np.isfinite(plan.costs.pruned_ratio(plan.schedule))
-        with pytest.raises(DipgoError, match="unknown parameter 'no_such_parameter'"):
-            method(name).plan(context(family, made, {**good, "no_such_parameter": 1}))
+        suited = [each for each in families if name == "bk_sdm" or good in [p for p, _ in planned(name, *each)]]
+        assert suited, good
+        for key, wrong in [*product(good, WRONG), ("no_such_parameter", 1)]:
+            with pytest.raises(DipgoError) as refusal:
+                method(name).read({**good, key: wrong})
+                method(name).plan(context(*suited[0], {**good, key: wrong}))
+                raise DipgoError("it was taken")
+            assert len(str(refusal.value).splitlines()) == 1
+            fits = type(wrong) is type(good.get(key)) or wrong is None
+            assert fits or str(refusal.value) != "it was taken", (key, wrong)
 
 
 def test_listing_the_methods_loads_no_torch():

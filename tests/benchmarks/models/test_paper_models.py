@@ -158,5 +158,5 @@ def test_a_schedule_is_counted_by_one_command(tmp_path, capsys):
 
 
 def test_a_method_that_needs_images_is_refused():
-    with pytest.raises(DipgoError, match="needs images"):
+    with pytest.raises(DipgoError, match="needs pictures"):
         plan("dit-xl-2", Sampler("ddim", {}, 10), "dipgo", {"ratio": 0.5, "train": {"unit": "output"}})
