@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+import weakref
+
 import pytest
 import torch
 
 from dipgo import Diffusion, Inputs, Sampler, count_costs, initial_noise, picture_seeds, trace_graph
+from dipgo.execute import values
 from dipgo.families import SD15
 
 torch.set_num_threads(1)  # tiny models: threads cost more than they bring, and stall on a busy machine
@@ -53,6 +56,19 @@ def tiny() -> Tiny:
 @pytest.fixture(scope="session")
 def tiny_costs(tiny):
     return count_costs(tiny.denoiser, tiny.graph, tiny.probe)
+
+
+@pytest.fixture
+def remembered(monkeypatch):
+    """Counts the values of gated sites that are remembered now."""
+    taken: list[weakref.ref] = []
+
+    def taking(value: torch.Tensor) -> torch.Tensor:
+        taken.append(weakref.ref(copy := values.snapshot(value)))
+        return copy
+
+    monkeypatch.setattr("dipgo.execute.gating.snapshot", taking)
+    return lambda: sum(ref() is not None for ref in taken)
 
 
 @pytest.fixture(scope="session")

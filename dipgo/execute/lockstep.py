@@ -1,35 +1,36 @@
 """Many schedules side by side in one batch, for searches: what two of them have in common so far runs once.
 
-`gated` runs one schedule for a whole batch. Here every row of the batch follows its own schedule; at each site the
-rows that compute it are gathered into one forward, and of several schedules that have computed the same sites in
-every call so far only the first, their leader, runs.
+`gated` runs one schedule for a whole batch. Here every row of the batch follows one of several schedules. At each site
+the rows that compute it are gathered into one forward. Of the schedules that have computed the same sites in every
+call so far, only the first runs: their leader.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from diffusers.hooks import ModelHook
 from torch import nn
 from torch.utils._pytree import tree_leaves, tree_map
 
-from dipgo.errors import DipgoError, PartialTrajectory
-from dipgo.execute.hooks import hooked
+from dipgo.errors import DipgoError
+from dipgo.execute.hooks import hooked, reentrant
+from dipgo.execute.run import CallHook, Run
 from dipgo.execute.trajectory import OUTPUT
-from dipgo.execute.values import add, residual
+from dipgo.execute.values import add, check_branches, residual, snapshot
 from dipgo.graph import BlockGraph, Site
 from dipgo.sampling import Diffusion, Inputs, rollout
 from dipgo.schedule import Schedule
 
 
 def leaders(computed: np.ndarray, coefficients: np.ndarray) -> np.ndarray:
-    """For bool [schedules, calls, sites] and float [schedules, calls, sites, ...] the first schedule that computed the
-    same in all calls so far, and reused it by the same coefficients, int [schedules, calls]. Up to there the two runs
-    are one."""
+    """Return int [schedules, calls]: the first schedule whose run is equal to this one's up to and with that call.
+
+    computed: bool [schedules, calls, sites], the sites that each computes.
+    coefficients: float [schedules, calls, sites, ...], how each reuses the others.
+    """
     found = np.zeros(computed.shape[:2], dtype=int)
     for call in range(computed.shape[1]):
         first: dict[tuple[int, bytes, bytes], int] = {}
@@ -41,51 +42,59 @@ def leaders(computed: np.ndarray, coefficients: np.ndarray) -> np.ndarray:
 
 
 def _coefficients(schedules: Sequence[Schedule]) -> np.ndarray:
-    """Of all schedules [schedules, calls, sites, K, branches], with holding written out."""
+    """Return the coefficients of all schedules, float [schedules, calls, sites, K, branches]; holding is a 1."""
     given = [s.reuse[..., None] if s.coefficients is None else s.coefficients for s in schedules]
-    given = [own if own.ndim == 4 else own[..., None] for own in given]
-    depth, branches = (max(own.shape[axis] for own in given) for axis in (2, 3))
+    given = [values if values.ndim == 4 else values[..., None] for values in given]
+    depth, branches = (max(values.shape[axis] for values in given) for axis in (2, 3))
     found = np.zeros((len(given), *given[0].shape[:2], depth, branches), dtype=np.float32)
-    for place, own in zip(found, given, strict=True):
-        place[:, :, : own.shape[2]] = own
+    for place, values in zip(found, given, strict=True):
+        place[:, :, : values.shape[2]] = values
     return found
 
 
 def pick(values: Any, chosen: Sequence[int], count: int, rows: int) -> Any:
-    """Of every tensor in `values` whose first dimension is `rows`, the rows of the `chosen` among `count` schedules."""
+    """Return the rows of the `chosen` among `count` schedules, for every tensor in `values` that has `rows` rows."""
 
-    def of(value: Any) -> Any:
+    def chosen_rows(value: Any) -> Any:
         batched = isinstance(value, torch.Tensor) and value.ndim > 0 and len(value) == rows
         return value.unflatten(0, (-1, count))[:, chosen].flatten(0, 1) if batched else value
 
-    return tree_map(of, values)
+    return tree_map(chosen_rows, values)
 
 
-class _Run:
-    """Position in the trajectory, the last values of all rows, and which schedules are running."""
+class _Run(Run):
+    """A run of all schedules, the last values of all rows, and the schedules that are running."""
 
-    def __init__(self, graph: BlockGraph, schedules: Sequence[Schedule]) -> None:
+    def __init__(self, denoiser: nn.Module, graph: BlockGraph, schedules: Sequence[Schedule]) -> None:
+        timesteps = next((s.timesteps for s in schedules if getattr(s, "timesteps", None) is not None), None)
+        super().__init__(denoiser, graph.sites, schedules[0].calls, timesteps=timesteps)
         executions = [graph.execute(schedule) for schedule in schedules]
         self.computed = np.stack([execution.computed for execution in executions])
-        self.entered = np.stack([execution.entered for execution in executions])
+        self.runs = np.stack([execution.entered for execution in executions])
         coefficients = _coefficients(schedules)
         self.leaders = leaders(self.computed, coefficients)
         holding = all(schedule.coefficients is None for schedule in schedules)
         self.coefficients = None if holding else torch.tensor(coefficients)
         self.depth = coefficients.shape[3]
-        self.calls, self.count = self.computed.shape[1], len(schedules)
-        self.call = 0
+        self.count = len(schedules)
         self.running: list[int] = []
-        self.memory: dict[Any, list[Any]] = {}  # of every key the last values, newest first
+        self.memory: dict[Any, list[Any]] = {}  # the last values of each key, newest first
+
+    def begin(self) -> None:
+        super().begin()
+        self.memory = {}
+
+    def reshape(self) -> None:
+        raise DipgoError("the batch has changed in the middle of a run; schedules run together on one batch only")
 
     def leading(self) -> list[int]:
-        """The schedules that enter this call for themselves and for those that they lead."""
+        """Return the schedules that enter this call for themselves and for those that they lead."""
         lead = self.leaders[:, self.call] == np.arange(self.count)
-        return np.flatnonzero(lead & self.entered[:, self.call]).tolist()
+        return np.flatnonzero(lead & self.runs[:, self.call]).tolist()
 
-    def keep(self, key: Any, new: Any, of: Sequence[int], depth: int = 1) -> None:
-        """Remember the new values of the schedules `of`, also for those that they lead, and the `depth` - 1 before."""
-        place = {schedule: index for index, schedule in enumerate(of)}
+    def keep(self, key: Any, new: Any, running: Sequence[int], depth: int = 1) -> None:
+        """Remember new values of the `running` schedules, also for those that they lead, and the `depth` - 1 before."""
+        place = {schedule: index for index, schedule in enumerate(running)}
         led = [s for s in range(self.count) if int(self.leaders[s, self.call]) in place]
         source = [place[int(self.leaders[s, self.call])] for s in led]
 
@@ -93,7 +102,7 @@ class _Run:
             return value.unflatten(0, (-1, self.count))
 
         def update(last: torch.Tensor, fresh: torch.Tensor) -> torch.Tensor:
-            rows(last)[:, led] = fresh.unflatten(0, (-1, len(of)))[:, source]
+            rows(last)[:, led] = fresh.unflatten(0, (-1, len(running)))[:, source]
             return last
 
         def shift(older: torch.Tensor, newer: torch.Tensor) -> torch.Tensor:
@@ -107,63 +116,57 @@ class _Run:
             tree_map(update, past[0], new)
         else:  # call 0, which all schedules compute in full
             self.memory[key] = [
-                tree_map(lambda v: v.unflatten(0, (-1, len(of)))[:, source].flatten(0, 1), new) for _ in range(depth)
+                tree_map(lambda v: v.unflatten(0, (-1, len(running)))[:, source].flatten(0, 1), new)
+                for _ in range(depth)
             ]
 
-    def last(self, key: Any, of: Sequence[int]) -> list[Any]:
-        """Copies of the remembered values of the schedules `of`, newest first."""
+    def last(self, key: Any, schedules: Sequence[int]) -> list[Any]:
+        """Return copies of the remembered values of some schedules, newest first."""
         past = self.memory[key]
-        return [pick(value, of, self.count, len(tree_leaves(value)[0])) for value in past]
+        return [pick(value, schedules, self.count, len(tree_leaves(value)[0])) for value in past]
 
-    def reused(self, key: Any, index: int, of: Sequence[int]) -> Any:
-        """What the site of that index and key gives where the schedules `of` reuse it."""
-        past = self.last(key, of)
+    def reused(self, key: Any, index: int, schedules: Sequence[int]) -> Any:
+        """Return what the site of that index and key gives where these schedules reuse it."""
+        past = self.last(key, schedules)
         if self.coefficients is None:
             return past[0]
-        own = self.coefficients[list(of), self.call, index].movedim(2, 0)  # [branches, schedules, K]
+        given = self.coefficients[list(schedules), self.call, index].movedim(2, 0)  # [branches, schedules, K]
 
         def combination(*values: torch.Tensor) -> torch.Tensor:
-            pictures = len(values[0]) // own[..., 0].numel()  # of which each has a row for each schedule
-            weights = own.to(values[0]).repeat(1, pictures, 1).flatten(0, 1)
+            pictures = len(values[0]) // given[..., 0].numel()  # each has a row for each schedule
+            weights = given.to(values[0]).repeat(1, pictures, 1).flatten(0, 1)
             return sum(w.view(-1, *[1] * (v.ndim - 1)) * v for w, v in zip(weights.unbind(1), values, strict=True))
 
         return tree_map(combination, *past)
 
-    def advance(self) -> None:
-        self.call += 1
-        if self.call == self.calls:
-            self.call, self.memory = 0, {}
 
-
-class _CallHook(ModelHook):
+class _CallHook(CallHook):
     """On the denoiser: only leaders that compute something enter."""
 
-    def __init__(self, run: _Run) -> None:
-        super().__init__()
-        self.run = run
-
-    def new_forward(self, module: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        run, sample = self.run, args[0] if args else kwargs.get("sample", kwargs.get("hidden_states"))
+    def make(self, sample: torch.Tensor, forward: Callable[..., Any], args: tuple, kwargs: dict[str, Any]) -> Any:
+        run = self.run
         if len(sample) % run.count:
             raise DipgoError(f"a batch of {len(sample)} rows does not hold each picture {run.count} times")
+        if run.entered == 0 and run.coefficients is not None and run.coefficients.shape[4] > 1:
+            check_branches(sample, run.coefficients.shape[4])
         run.running = run.leading()
         if run.running:
             args, kwargs = pick((args, kwargs), run.running, run.count, len(sample))
-            run.keep(OUTPUT, self.fn_ref.original_forward(*args, **kwargs), run.running)
-        output = run.last(OUTPUT, range(run.count))[0]
-        run.advance()
-        return output
+            with run.under_way():
+                run.keep(OUTPUT, forward(*args, **kwargs), run.running)
+        return run.last(OUTPUT, range(run.count))[0]
 
 
-class _SiteHook(ModelHook):
+class _SiteHook:
     """On a gated module: rows that compute it run, the others take their last value."""
 
-    def __init__(self, run: _Run, index: int, site: Site) -> None:
-        super().__init__()
-        self.run, self.index, self.site = run, index, site
+    def __init__(self, run: _Run, index: int) -> None:
+        self.run, self.index = run, index
+        self.site = Site.parse(run.sites[index])
 
-    def new_forward(self, module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, module: nn.Module, forward: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
         run = self.run
+        run.reach(self.index)
         # Where the call itself is the site, its hook is inside of the call's: the rows are those of the call.
         now = run.computed[run.running, run.call, self.index]
         rows = len(next(leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)))
@@ -173,7 +176,10 @@ class _SiteHook(ModelHook):
             if places:
                 inputs = pick((args, kwargs), places, len(now), rows) if len(places) < len(now) else (args, kwargs)
                 schedules = [run.running[place] for place in places]
-                parts[computes] = places, (self._compute if computes else self._reuse)(module, schedules, *inputs)
+                if computes:
+                    parts[computes] = places, self._compute(module, forward, schedules, *inputs)
+                else:
+                    parts[computes] = places, self._reuse(module, schedules, *inputs)
         if len(parts) == 1:
             return next(iter(parts.values()))[1]
         order = np.argsort(parts[True][0] + parts[False][0]).tolist()
@@ -184,9 +190,12 @@ class _SiteHook(ModelHook):
 
         return tree_map(merge, parts[True][1], parts[False][1])
 
-    def _compute(self, module: nn.Module, schedules: list[int], args: tuple, kwargs: dict[str, Any]) -> Any:
-        new = self.fn_ref.original_forward(*args, **kwargs)
-        value = add(new, -residual(module, args, kwargs)) if self.site.delta else new
+    def _compute(
+        self, module: nn.Module, forward: Callable[..., Any], schedules: list[int], args: tuple, kwargs: dict[str, Any]
+    ) -> Any:
+        stream = snapshot(residual(module, args, kwargs)) if self.site.delta else None  # before the module changes it
+        new = forward(*args, **kwargs)
+        value = add(new, -stream) if self.site.delta else new
         self.run.keep(self.site, value, schedules, self.run.depth)
         return new
 
@@ -195,27 +204,25 @@ class _SiteHook(ModelHook):
         return add(value, residual(module, args, kwargs)) if self.site.delta else value
 
 
-@contextmanager
+@reentrant
 def gated_together(denoiser: nn.Module, graph: BlockGraph, schedules: Sequence[Schedule]) -> Iterator[None]:
-    """Apply each of S schedules to its own rows of a batch, for full sampler runs inside the context.
+    """Apply each of S schedules to its rows of a batch, for full sampler runs inside the context.
 
     Row r of every batched input follows schedule r % S, and the S rows of one picture start from equal inputs:
     pass `noise.repeat_interleave(S, 0)` and the conditioning likewise. Gives what S runs inside `gated` give, up to
     rounding, without their trace. Without gradients only.
 
     Raises `DipgoError` for no schedules, schedules of other lengths or a denoiser that is gated already, and
-    `PartialTrajectory` on leaving in the middle of a run.
+    `PartialTrajectory` at a call whose timestep does not continue its run, and on leaving in the middle of a run.
     """
     if not schedules or len({schedule.calls for schedule in schedules}) != 1:
         raise DipgoError("running together takes at least one schedule, and all of one number of calls")
     if torch.is_grad_enabled():
         raise DipgoError("schedules run together without gradients only; enter torch.no_grad() first")
-    run = _Run(graph, schedules)
-    sites = [_SiteHook(run, index, Site.parse(site)) for index, site in enumerate(graph.sites)]
-    with hooked(denoiser, graph, sites, _CallHook(run)):
+    run = _Run(denoiser, graph, schedules)
+    with hooked(denoiser, graph, [_SiteHook(run, index) for index in range(len(graph.sites))], _CallHook(run)):
         yield
-    if run.call:
-        raise PartialTrajectory(f"the denoiser was called {run.call} times of {run.calls} in its last run")
+    run.leave()
 
 
 @torch.no_grad()

@@ -1,4 +1,4 @@
-"""Where a gated denoiser stands in its sampler run, and what its sites gave last: shared by all hooks of a context."""
+"""The state of a `gated` context: where in its run the denoiser is, and what its sites gave last."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
+from dipgo.errors import DipgoError
+from dipgo.execute.run import Run
 from dipgo.execute.trace import Trace
 from dipgo.graph import BlockGraph, Execution
 from dipgo.schedule import Schedule
@@ -19,11 +22,12 @@ Row = tuple[torch.Tensor | None, torch.Tensor | None]
 """Soft gates [sites] and coefficients [sites, K] or [sites, K, branches] of a call."""
 
 
-class Trajectory:
-    """Position in the trajectory and the last values, shared by all hooks of one `gated` context."""
+class Trajectory(Run):
+    """A run, its gates and the last values, shared by all hooks of one `gated` context."""
 
     def __init__(
         self,
+        denoiser: nn.Module,
         graph: BlockGraph,
         gates: Schedule | torch.Tensor,
         coefficients: torch.Tensor | None,
@@ -34,12 +38,9 @@ class Trajectory:
             gates = replace(gates, coefficients=coefficients.detach().cpu().numpy())
         elif self.hard and gates.coefficients is not None:
             coefficients = torch.tensor(gates.coefficients)
-        self.calls, self.branches = len(gates.reuse if self.hard else gates), calls_per_step
-        self.trace = Trace(graph.sites, self.calls)
-        self.entered = 0
-        self.first_timestep: torch.Tensor | None = None
-        self.twice_at_first: torch.Tensor | bool = False
-        self.last: list[dict[Any, Any]] = [{} for _ in range(calls_per_step)]
+        calls = len(gates.reuse if self.hard else gates)
+        super().__init__(denoiser, graph.sites, calls, calls_per_step, getattr(gates, "timesteps", None))
+        self.trace = Trace(graph.sites, calls)
         self.soft = None if self.hard else gates
         self.fully_reused = None if self.hard else (gates.detach() == 1).cpu().numpy()
         self.coefficients = coefficients
@@ -48,21 +49,41 @@ class Trajectory:
         self.left = False  # the context
         self.execution = graph.execute(gates) if self.hard else _as_hard(graph, gates)
         self.kept = _read_later(self.execution, self.depth) if self.hard else None
+        computed = self.execution.computed if self.hard else np.ones((calls, len(graph.sites)), dtype=bool)
+        self.computed = [np.flatnonzero(row).tolist() for row in computed]  # sites by call
+        self.forget()
 
-    @property
-    def call(self) -> int:
-        return self.entered // self.branches
+    def forget(self) -> None:
+        """Forget the last values of every site."""
+        self.last: list[dict[Any, Any]] = [{} for _ in range(self.branches)]
+
+    def begin(self) -> None:
+        super().begin()
+        self.forget()
+
+    def reshape(self) -> None:
+        """Values of another shape are of no use: whoever reads one is refused."""
+        self.forget()
 
     @property
     def memory(self) -> dict[Any, Any]:
-        """Last values of this guidance branch: branches in separate calls must not share a cache."""
+        """The last values of this guidance branch: branches in separate calls must not share a cache."""
         return self.last[self.entered % self.branches]
 
     @memory.setter
     def memory(self, values: dict[Any, Any]) -> None:
         self.last[self.entered % self.branches] = values
 
-    def begin(self) -> None:
+    def past(self, key: Any) -> Any:
+        """Return what is remembered of a site or of the denoiser. Raises `DipgoError` where that is nothing."""
+        if key not in self.memory:
+            raise DipgoError(
+                f"call {self.call + 1} reuses {'the whole call' if key is OUTPUT else key}, but the batch has changed "
+                f"to {tuple(self.shapes[0])} since that was computed (by guidance that ends midway?); compute it there"
+            )
+        return self.memory[key]
+
+    def take_row(self) -> None:
         """Take out this call's gates and coefficients."""
         gates, coefficients = [None if rows is None else rows[self.call] for rows in (self.soft, self.coefficients)]
         if self.branches > 1 and coefficients is not None and coefficients.ndim == 3:
@@ -71,25 +92,22 @@ class Trajectory:
 
     @contextmanager
     def at(self, entered: int, row: Row, memory: dict[Any, Any]) -> Iterator[None]:
-        """Back at another call, with its gates and the values before it."""
+        """Go back to another call, with its gates and the values before it."""
         now = self.entered, self.row, self.last
         self.entered, self.row = entered, row
         self.last = [memory] * self.branches
         try:
-            yield
+            with self.under_way(self.computed[self.call]):
+                yield
         finally:
             self.entered, self.row, self.last = now
 
-    def advance(self) -> None:
-        self.entered += 1
-        if self.entered == self.calls * self.branches:  # a full trajectory: the next one starts afresh
-            self.entered = 0
-            self.last = [{} for _ in range(self.branches)]
-
 
 def _read_later(execution: Execution, depth: int) -> np.ndarray:
-    """Bool [calls, sites]: whether a value that is computed there is among the last `depth` in a call that reads them,
-    be it only as a stand-in of the right shape. To keep more would cost memory, and the time to find new."""
+    """Return bool [calls, sites]: whether a call reads the value that is computed there, among the last `depth` ones.
+
+    A dead block reads its last value, too: it gives it for its shape. To keep more would cost memory.
+    """
     gaps = np.cumsum(execution.computed, axis=0)
     calls, sites = np.nonzero(~execution.computed & execution.entered[:, None])
     read = np.zeros((len(gaps) + 1, gaps.shape[1]), dtype=bool)
@@ -99,6 +117,6 @@ def _read_later(execution: Execution, depth: int) -> np.ndarray:
 
 
 def _as_hard(graph: BlockGraph, gates: torch.Tensor) -> Execution | None:
-    """What gates of 0 and 1 alone would make of the sites; None where there are others."""
+    """Return what gates of 0 and 1 alone make of the sites, or None where there are others."""
     reuse = gates.detach().cpu().numpy()
     return graph.execute(Schedule(graph.sites, reuse == 1)) if np.isin(reuse, (0, 1)).all() else None

@@ -1,42 +1,63 @@
-"""Arithmetic on what a site gives: a tensor, or a tree of tensors (a U-Net's down block gives its skip connections,
-too)."""
+"""Arithmetic on a site's value: a tensor, or a tree of tensors (a down block of a U-Net also gives its skip
+connections)."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 import torch
 from torch import nn
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_map, tree_map_only
 
 from dipgo.errors import DipgoError
 from dipgo.graph import hidden_states
 
 
+def snapshot(value: Any) -> Any:
+    """Return a copy of every tensor, with its layout. The memory is copied when somebody first writes into either.
+
+    So what is remembered is safe from writes of the model and of its caller, for a few microseconds where nobody
+    writes. A tensor that occurs twice in the tree does so in the copy.
+    """
+    return tree_map_only(torch.Tensor, cache(_copied_on_write), value)
+
+
+def _copied_on_write(tensor: torch.Tensor) -> torch.Tensor:
+    try:
+        return torch._lazy_clone(tensor)
+    except RuntimeError:  # memory that is not torch's, such as a NumPy array's
+        return tensor.clone()
+
+
 def residual(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> torch.Tensor:
-    """What a block adds its branch to: its input, through a convolution where the width changes."""
+    """Return what a block adds its branch to: its input, through a convolution where the width changes."""
     shortcut = getattr(module, "conv_shortcut", None)
     stream = hidden_states(args, kwargs)
     return stream if shortcut is None else shortcut(stream)
 
 
 def mix(gate: torch.Tensor, last: Any, new: Any) -> Any:
-    """g * last + (1 - g) * new on every tensor of a site's value (section 3.3; g is the reuse gate here)."""
+    """Return g * last + (1 - g) * new for every tensor of a site's value (section 3.3; g is the reuse gate here)."""
     return tree_map(lambda old, fresh: gate * old + (1 - gate) * fresh, last, new)
 
 
 def combine(coefficients: torch.Tensor, past: Sequence[Any]) -> Any:
-    """The sum over k of coefficients [K] x the k-th last value, on every tensor of a site's value; with coefficients
-    [K, branches] for the rows of each guidance branch, which follow each other in a batch, by its own."""
+    """Return the sum over k of coefficients[k] * past[k] for every tensor of a site's value.
+
+    Coefficients [K] count for all rows of a batch. With coefficients [K, branches] the batch holds that many guidance
+    branches, one after the other, and each has a column. Raises `DipgoError` where the rows do not divide into them.
+    """
     if coefficients.ndim == 2:
-        own = [combine(of, _branch(past, b, coefficients.shape[1])) for b, of in enumerate(coefficients.unbind(1))]
-        return tree_map(lambda *parts: torch.cat(parts), *own)
+        count = coefficients.shape[1]
+        parts = [combine(column, _branch(past, b, count)) for b, column in enumerate(coefficients.unbind(1))]
+        return tree_map(lambda *rows: torch.cat(rows), *parts)
     return tree_map(lambda *values: sum(c * v for c, v in zip(coefficients, values, strict=True)), *past)
 
 
 def _branch(values: Any, branch: int, count: int) -> Any:
-    """The rows of one of `count` guidance branches, of every tensor."""
+    """Return the rows of one of `count` guidance branches, for every tensor."""
 
     def rows(value: torch.Tensor) -> torch.Tensor:
         if len(value) % count:
@@ -48,5 +69,20 @@ def _branch(values: Any, branch: int, count: int) -> Any:
     return tree_map(rows, values)
 
 
+def check_branches(sample: torch.Tensor, count: int) -> None:
+    """Raise unless the sample's rows are `count` guidance branches, one after the other.
+
+    All branches of a picture see one latent. Its first channel is compared: some pipelines put an image, which differs
+    by branch, into the last ones.
+    """
+    parts = sample.chunk(count)
+    if len(sample) % count or not all(torch.equal(part[:, :1], parts[0][:, :1]) for part in parts[1:]):
+        raise DipgoError(
+            f"the schedule's coefficients are for {count} guidance branches in a batch, but this batch of "
+            f"{len(sample)} rows holds none: draw with guidance, or learn a schedule without"
+        )
+
+
 def add(value: Any, stream: torch.Tensor) -> Any:
+    """Return every tensor of `value` plus `stream`."""
     return tree_map(lambda tensor: tensor + stream, value)
