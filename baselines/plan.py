@@ -123,7 +123,7 @@ class PlanContext:
 
     def at_sites(self, sites: Sequence[str]) -> PlanContext:
         """Return the same context over other sites."""
-        return replace(self, costs=family_of(self.denoiser).costs(self.denoiser, sites, self.costs.inputs))
+        return replace(self, costs=family_of(self.denoiser).costs(self.denoiser, sites, self.costs.probe))
 
     def at_unit(self, unit: Unit) -> PlanContext:
         """Return the same context over the sites that the denoiser's family has of a unit."""

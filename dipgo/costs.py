@@ -67,7 +67,7 @@ class CostModel:
     full: Costs
     paper_branches: int = 1
     """How many guidance branches the paper charges."""
-    inputs: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
+    probe: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
     """The inputs of the call that was counted, by the names of the denoiser's arguments."""
 
     def pruned_ratio(self, schedule: Schedule, convention: str = "paper") -> float:
@@ -102,7 +102,7 @@ def count_costs(
 ) -> CostModel:
     """Count one dense call `denoiser(**inputs)` (batch 1, no guidance), site by site.
 
-    Longer texts, larger pictures and adapters cost more: give the inputs that the pipeline passes (`Family.inputs`).
+    Longer texts, larger pictures and adapters cost more: give the inputs that the pipeline passes (`Family.probe_of`).
     Raises `DipgoError` where the call fails or holds a matrix product that has no count.
     """
     ran, spent = RanMacs(), np.zeros((len(graph.sites), 2))

@@ -36,9 +36,9 @@ class Model:
         return family_of(self.denoiser)
 
     @cached_property
-    def inputs(self) -> dict[str, Any]:
+    def probe(self) -> dict[str, Any]:
         """The inputs of one call at batch 1, with as many text tokens as the pipeline passes."""
-        return self.family.inputs(self.pipeline)
+        return self.family.probe_of(self.pipeline)
 
     @property
     def costs(self) -> CostModel:
@@ -51,7 +51,7 @@ class Model:
 
     def costs_at(self, sites: Sequence[str]) -> CostModel:
         """Return graph and MACs of these sites."""
-        return self.family.costs(self.denoiser, sites, self.inputs)
+        return self.family.costs(self.denoiser, sites, self.probe)
 
     @property
     def scheduler_config(self) -> dict[str, Any]:

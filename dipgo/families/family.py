@@ -64,7 +64,7 @@ class Family:
             return self.blocks(denoiser)
         return tuple(str(Site(module, delta=True)) for module in self.residuals(denoiser))
 
-    def inputs(self, pipeline: Any) -> dict[str, Any]:
+    def probe_of(self, pipeline: Any) -> dict[str, Any]:
         """Return the inputs of one call at batch 1 with the conditioning that this pipeline passes: as many text tokens
         as its tokenizer gives. Other captions give other values and the same shapes."""
         caption = next(iter(getattr(pipeline, "labels", None) or ("",)))  # any class, or no text
@@ -72,15 +72,15 @@ class Family:
             conditioning = self.condition(pipeline, [caption], 1.0)
         return {**self.probe(denoiser_of(pipeline)), **conditioning}
 
-    def costs(self, denoiser: nn.Module, sites: Sequence[str], inputs: Mapping[str, Any] | None = None) -> CostModel:
-        """Return graph and MACs over some sites, from one traced and one counted call with `inputs` (the `probe` where
+    def costs(self, denoiser: nn.Module, sites: Sequence[str], probe: Mapping[str, Any] | None = None) -> CostModel:
+        """Return graph and MACs over some sites, from one traced and one counted call with `probe` (the family's where
         there are none). They are kept until the denoiser's structure changes."""
-        inputs = inputs or self.probe(denoiser)
+        probe = probe or self.probe(denoiser)
         counted = _COUNTED.setdefault(denoiser, {})
-        key = tuple(sites), _shape(inputs), structure(denoiser)
+        key = tuple(sites), _shape(probe), structure(denoiser)
         if key not in counted:
-            graph = trace_graph(denoiser, sites, inputs)
-            counted[key] = count_costs(denoiser, graph, inputs, self.macs)
+            graph = trace_graph(denoiser, sites, probe)
+            counted[key] = count_costs(denoiser, graph, probe, self.macs)
         return counted[key]
 
 

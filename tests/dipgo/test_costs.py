@@ -197,8 +197,8 @@ def test_fvcore_counts_the_same(family):
     """fvcore counts the graph of a traced call by itself; it lacks a handle for fused attention."""
     denoiser = family.tiny()
     costs = family.costs(denoiser, family.blocks(denoiser))
-    names, tensors = zip(*((k, v) for k, v in costs.inputs.items() if isinstance(v, torch.Tensor)), strict=True)
-    others = {key: value for key, value in costs.inputs.items() if key not in names}
+    names, tensors = zip(*((k, v) for k, v in costs.probe.items() if isinstance(v, torch.Tensor)), strict=True)
+    others = {key: value for key, value in costs.probe.items() if key not in names}
 
     class Call(nn.Module):
         def __init__(self):

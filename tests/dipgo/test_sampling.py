@@ -3,9 +3,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from torch.utils._pytree import tree_map
 
 from dipgo import Diffusion, DipgoError, Inputs, Sampler, Schedule, gated, initial_noise, picture_seeds, rollout
+from dipgo.families import DIT, PIXART, SD15
 from tests.conftest import SD_SCHEDULER
+
+CALLED = ("sample", "hidden_states", "timestep")
 
 
 def test_plms_makes_51_calls_for_50_steps_and_is_charged_50(tiny):
@@ -93,3 +97,21 @@ def test_a_run_is_repeatable(tiny):
         with torch.no_grad():
             runs.append(rollout(tiny.diffusion(sampler), tiny.inputs).numpy())
     assert np.array_equal(*runs)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("rows", "guidance", "takes"), [(1, 4.0, 2), (2, 1.0, 1), (3, 4.0, 2), (1, 4.0, 4)])
+@pytest.mark.parametrize("family", [DIT, PIXART, SD15], ids=lambda family: family.name)
+def test_conditioning_of_other_rows_than_the_guidance_takes_is_refused(family, rows, guidance, takes):
+    denoiser, sampler = family.tiny(), Sampler("ddim", SD_SCHEDULER, 2)
+    noise = initial_noise(range(takes if guidance == 1 else takes // 2), (4, 8, 8))
+    probe = {key: value for key, value in family.probe(denoiser).items() if key not in CALLED}
+
+    def draw(rows):
+        given = tree_map(lambda value: None if value is None else value.repeat(rows, *[1] * (value.ndim - 1)), probe)
+        return rollout(Diffusion(denoiser, sampler, guidance), Inputs(noise, given))
+
+    message = f"conditioning has {rows} rows, but {len(noise)} pictures at guidance {guidance:g} take {takes}"
+    with pytest.raises(DipgoError, match=message):
+        draw(rows)
+    assert draw(takes).shape == noise.shape

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import diffusers
+import numpy as np
 import pytest
 import torch
 
@@ -14,7 +15,8 @@ from benchmarks.models.macs import macs_cells
 from benchmarks.models.model import Model
 from benchmarks.speed import latency
 from benchmarks.supply import pipelines
-from dipgo import DipgoError, Sampler, Schedule, picture_seeds
+from dipgo import DipgoError, Sampler, Schedule, gated, picture_seeds, rollout
+from dipgo.costs import RanMacs
 from tests.helpers.pipelines import CLASSES, PIPELINES
 
 GUIDANCE = 3.0
@@ -65,12 +67,40 @@ def test_sites_of_both_units_are_counted(model):
     assert outputs.full.dense == pytest.approx(deltas.full.dense)
 
 
-def test_full_macs_count_the_branches_that_run(model):
+def test_full_macs_are_those_that_run(model):
+    """At the text length of the pipeline's tokenizer, and with as many guidance branches as a call has."""
     branches = 1 if model.name == "lcm" else 2
-    assert (model.branch_guidance(GUIDANCE) > 1) == (branches == 2)
-    plan = dense(model)
-    cells = macs_cells(plan, branches)
-    assert cells["macs_full"]["value"] == pytest.approx(branches * plan.sampler.calls * model.costs.full.dense)
+    assert (model.branch_guidance(GUIDANCE) > 1) == (branches == 2) == (model.branches(GUIDANCE) == 2)
+    sites, sampler = model.costs.graph.sites, dense(model).sampler
+    reuse = np.random.default_rng(0).random((sampler.calls, len(sites))) < 0.4
+    reuse[0] = False
+    plan = Plan(sampler, Schedule(sites, reuse), model.costs)
+    with torch.no_grad(), gated(model.denoiser, model.costs.graph, plan.schedule), RanMacs() as ran:
+        rollout(model.diffusion(sampler, GUIDANCE), model.inputs_of([CLASSES[0]], [5], GUIDANCE))
+    assert macs_cells(plan, branches)["macs_full"]["value"] == pytest.approx(ran.total, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("computed", "charged"),
+    [([0, 3, 5], 3), ([0, 1, 3], 3), ([0, 2, 3], 3), ([0, 1, 2, 3], 3), ([0, 1], 2), (range(6), 5)],
+)
+def test_the_paper_charges_the_steps_that_are_computed(tiny, tiny_costs, computed, charged):
+    """PLMS at 5 steps makes 6 calls, of which 1 and 2 are one step."""
+    plan = Plan(tiny.sampler("plms", 5), Schedule.skip_calls(tiny.graph.sites, 6, list(computed)), tiny_costs)
+    cells = macs_cells(plan, branches=2)
+    assert cells["macs_paper"]["value"] == pytest.approx(charged * tiny_costs.paper.dense)
+    assert cells["macs_full"]["value"] == pytest.approx(2 * len(list(computed)) * tiny_costs.full.dense)
+
+
+def test_the_paper_charges_the_dearer_call_of_a_step(tiny, tiny_costs):
+    reuse = np.zeros((6, 9), dtype=bool)
+    reuse[1, tiny.graph.sites.index("up_blocks.0")] = True
+    plan = Plan(tiny.sampler("plms", 5), Schedule(tiny.graph.sites, reuse), tiny_costs)
+    assert macs_cells(plan, branches=2)["macs_paper"]["value"] == pytest.approx(5 * tiny_costs.paper.dense)
+    reuse[2] = reuse[1]
+    plan = Plan(tiny.sampler("plms", 5), Schedule(tiny.graph.sites, reuse), tiny_costs)
+    spent = tiny_costs.paper.per_call(tiny.graph.execute(plan.schedule))
+    assert macs_cells(plan, branches=2)["macs_paper"]["value"] == pytest.approx(spent.sum() - min(spent[1:3]))
 
 
 def test_latency_times_rows_of_any_model_in_turn(model, monkeypatch):
