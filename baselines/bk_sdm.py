@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from diffusers import UNet2DConditionModel
-from diffusers.utils import logging
 from torch import nn
 
 from baselines.plan import Plan, PlanContext
-from dipgo.errors import DipgoError, first_line, unknown
+from dipgo.errors import DipgoError, unknown
+from dipgo.weights import load_whole
 
 VARIANTS = ("base", "small", "tiny")
 EXAMPLES = tuple({"variant": variant} for variant in VARIANTS)
@@ -40,28 +40,15 @@ def variant_of(denoiser: nn.Module) -> str:
 def load(source: str | Path) -> UNet2DConditionModel:
     """Return the float32 U-Net of a diffusers folder or of a hub id such as ``nota-ai/bk-sdm-small``.
 
-    Raises `DipgoError` where there is no U-Net, one of another shape, or one whose safetensors files do not hold
-    exactly its weights. Pickled weights are not read.
+    Raises `DipgoError` where there is no U-Net in safetensors, where a weight is missing or left over, or where its
+    shape is no BK-SDM's. Pickled weights are not read.
     """
-    verbosity = logging.get_verbosity()
-    logging.set_verbosity(logging.CRITICAL)  # what diffusers would warn of is an error below
     try:
-        unet, keys = UNet2DConditionModel.from_pretrained(
-            source, subfolder="unet", use_safetensors=True, output_loading_info=True
-        )
-    except Exception as error:  # diffusers, safetensors and json raise what they like on a damaged checkpoint
+        unet = load_whole(UNet2DConditionModel, source, subfolder="unet")
+    except DipgoError as error:
         raise DipgoError(
-            f"no BK-SDM U-Net in {source}: {first_line(error).rstrip(' .')}; give a Stable Diffusion folder or hub id "
-            "with safetensors weights"
+            f"no BK-SDM U-Net in {source}: {error}; give a Stable Diffusion folder or hub id with safetensors weights"
         ) from error
-    finally:
-        logging.set_verbosity(verbosity)
-    for kind in ("missing", "unexpected", "mismatched"):
-        if names := sorted(map(str, keys[f"{kind}_keys"])):
-            more = f" and {len(names) - 3} more" * (len(names) > 3)
-            raise DipgoError(
-                f"{source}: {kind} weights in its U-Net: {', '.join(names[:3])}{more}; download the checkpoint again"
-            )
     variant_of(unet)
     return unet
 

@@ -15,6 +15,7 @@ import tomllib
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from fnmatch import fnmatch
 from functools import cache
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -26,6 +27,8 @@ from dipgo.errors import DipgoError, unknown
 REGISTRY = Path(__file__).with_suffix(".toml")
 LOCK = "lock.json"
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+LOOKED_AT = ("*.index.json", "adapter_*", "*.py", "added_tokens.json")
+"""Files that change what a loader makes of a folder. One that was not published is refused."""
 BIG = 1_000_000_000
 log = logging.getLogger(__name__)
 
@@ -201,6 +204,10 @@ def _present(entry: Asset) -> list[str]:
                 f"{file} holds pickled weights, which are never loaded; remove it from the own copy (and bring "
                 f"safetensors instead), or run `python -m benchmarks fetch {entry.name}` without it"
             )
+    for file in sorted(path.rglob("*")):
+        name = file.relative_to(path).as_posix()
+        if name not in found and any(fnmatch(file.name, pattern) for pattern in LOOKED_AT):
+            raise DipgoError(f"{file} was not published with {entry.name}, and a loader may look at it; remove it")
     for file, value in _lock(entry).items():
         actual = (path / file).stat().st_size if (path / file).is_file() else None
         if actual != value["bytes"]:

@@ -31,7 +31,7 @@ class Embedded:
         return read(zoo.model_path(model), dtype)
 
     def captions(self, prompts: str, model: str) -> list[str]:
-        return [prompt.caption for prompt in zoo.prompts(prompts)]
+        return [prompt.caption for prompt in zoo.prompts(prompts, model)]
 
     def judge(self) -> Path:
         return zoo.model_path(self.JUDGE)

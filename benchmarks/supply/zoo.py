@@ -1,4 +1,4 @@
-"""The embedded models and prompts: where they lie, and that they are what the manifest says. No torch."""
+"""The embedded models and prompts: where they lie, and a check that they are what the manifest says. No torch."""
 
 from __future__ import annotations
 
@@ -13,17 +13,20 @@ from typing import Any
 
 from benchmarks import ROOT
 from dipgo.errors import DipgoError, unknown
+from dipgo.files import read_json
 
 ZOO = ROOT / "benchmarks" / "zoo"
 WAY_OUT = "restore it with: git checkout -- benchmarks/zoo"
-CLASSES = "classes"  # the prompt set of class names, from the class-conditional model's folder
+CLASSES = "classes"
+"""The prompt set of class names, which lie in the folder of the class-conditional model, in `classes.csv`."""
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """One caption; ``index`` is its row in its set and with a seed decides the noise of its image."""
+    """One caption."""
 
     index: int
+    """Its row in its set. With a seed it decides the noise of the picture."""
     caption: str
     name: str
     style: str
@@ -31,12 +34,12 @@ class Prompt:
 
 @functools.cache
 def manifest(zoo: Path = ZOO) -> dict[str, dict[str, Any]]:
-    """Entries by name, each with ``files`` (path -> sha256 and bytes) and ``measured`` (its training's numbers)."""
-    path = zoo / "manifest.json"
+    """Return the entries by name, each with `files` (path -> sha256 and bytes) and `measured` (the numbers of its
+    training)."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError) as error:
-        raise DipgoError(f"{path} cannot be read ({type(error).__name__}); {WAY_OUT}") from error
+        return read_json(zoo / "manifest.json", "a manifest")
+    except DipgoError as error:
+        raise DipgoError(f"{error}; {WAY_OUT}") from error
 
 
 def _entry(name: str, zoo: Path) -> dict[str, Any]:
@@ -47,15 +50,19 @@ def _entry(name: str, zoo: Path) -> dict[str, Any]:
 
 
 def files_of(folder: Path) -> list[Path]:
-    """Every file under a folder, those in linked folders included: models share parts by relative links."""
+    """Return every file under a folder, those in linked folders included: models share parts by relative links."""
     return sorted(Path(top) / name for top, _, names in os.walk(folder, followlinks=True) for name in names)
 
 
 @functools.cache
 def verify(name: str, zoo: Path = ZOO) -> None:
-    """Compares every file of the entry with the manifest, once a process; raises DipgoError at the first that is
-    missing or differs."""
-    for file, known in _entry(name, zoo)["files"].items():
+    """Compare an entry with the manifest, once a process.
+
+    Raises a `DipgoError` for the first file that is missing or differs, and for one that the manifest does not know:
+    a loader might look at it, as it does at the index of a checkpoint in several files.
+    """
+    known = _entry(name, zoo)["files"]
+    for file, entry in known.items():
         path = zoo / file
         # Where git makes no links, a linked folder is a small text file with the name of its target.
         link = next((parent for parent in path.parents if parent.is_file()), None)
@@ -68,18 +75,21 @@ def verify(name: str, zoo: Path = ZOO) -> None:
             raise DipgoError(f"{path} is missing; {WAY_OUT}")
         with path.open("rb") as opened:
             found = hashlib.file_digest(opened, "sha256").hexdigest()
-        if found != known["sha256"]:
+        if found != entry["sha256"]:
             raise DipgoError(f"{path} differs from the manifest (sha256 {found[:12]}); {WAY_OUT}")
+    for path in files_of(zoo / name):
+        if path.relative_to(zoo).as_posix() not in known:
+            raise DipgoError(f"{path} is not in the manifest, and a loader may look at it; remove it")
 
 
 def model_path(name: str, zoo: Path = ZOO) -> Path:
-    """Folder of a verified entry, such as ``emoji-sd`` or ``reference``."""
+    """Return the folder of a verified entry, such as `emoji-sd` or `reference`."""
     verify(name, zoo)
     return zoo / name
 
 
 def revision(name: str, zoo: Path = ZOO) -> str:
-    """12 hex digits that change with any file of the entry."""
+    """Return 12 hex digits that change with any file of the entry."""
     files = _entry(name, zoo)["files"]
     return hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()[:12]
 
@@ -89,15 +99,28 @@ def _rows(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def prompts(set: str, zoo: Path = ZOO) -> list[Prompt]:
-    """Captions of ``train``, ``seen`` (also trained on) or ``held-out`` (never trained on), in file order; the class
-    names of ``classes``, as frequent as among the pictures, for a class-conditional model."""
-    if set == CLASSES:
-        folder = model_path("emoji-dit", zoo)
-        return [Prompt(i, row["class"], row["class"], "") for i, row in enumerate(_rows(folder / "classes.csv"))]
+def prompt_sets(zoo: Path = ZOO) -> list[str]:
+    """Return the names of the prompt sets."""
     verify("prompts", zoo)
-    rows = _rows(zoo / "prompts.csv")
-    found = [row for row in rows if row["set"] == set]
+    return [*dict.fromkeys(row["set"] for row in _rows(zoo / "prompts.csv")), CLASSES]
+
+
+def prompts(set: str, model: str = "", zoo: Path = ZOO) -> list[Prompt]:
+    """Return the captions of a prompt set, in the order of the file.
+
+    set: `train`, `seen` (also trained on), `held-out` (never trained on), or `classes`, the names of the classes that
+        a model draws, as frequent as among the pictures that it was trained on.
+    model: the model that draws them. Only `classes` depends on it.
+
+    Raises `DipgoError` for an unknown set, and for `classes` where the model draws captions.
+    """
+    if set == CLASSES:
+        file = model_path(model, zoo) / "classes.csv"
+        if not file.is_file():
+            raise DipgoError(f"{model} draws captions, no classes: it has no {file.name}; take another prompt set")
+        return [Prompt(i, row["class"], row["class"], "") for i, row in enumerate(_rows(file))]
+    verify("prompts", zoo)
+    found = [row for row in _rows(zoo / "prompts.csv") if row["set"] == set]
     if not found:
-        raise unknown("prompt set", set, {CLASSES, *(row["set"] for row in rows)})
+        raise unknown("prompt set", set, prompt_sets(zoo))
     return [Prompt(i, row["caption"], row["name"], row["style"]) for i, row in enumerate(found)]

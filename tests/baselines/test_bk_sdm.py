@@ -88,7 +88,9 @@ def test_other_checkpoints_are_refused_by_one_line(full, tmp_path):
     full.save_pretrained(tmp_path / "full" / "unet")
     DIT.tiny().save_pretrained(tmp_path / "dit" / "transformer")
     DIT.tiny().save_pretrained(tmp_path / "misplaced" / "unet")
+    bk_sdm.build(full, "small").save_pretrained(tmp_path / "pickle" / "unet", safe_serialization=False)
     for folder, message in {
+        "pickle": "from safetensors: ",
         "full": "2 layers each and a mid block is no BK-SDM shape",
         "dit": "no BK-SDM U-Net in",
         "misplaced": "no BK-SDM U-Net in",
@@ -132,9 +134,9 @@ def drop(*names):
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (drop("conv_in.weight"), "missing weights in its U-Net: conv_in.weight;"),
-        (drop("up_blocks.1.resnets"), "missing weights in its U-Net: up_blocks.1.resnets.0.conv1.bias, .* and 21 more"),
-        (lambda weights: weights.update(odd=torch.ones(1)), "unexpected weights in its U-Net: odd;"),
+        (drop("conv_in.weight"), "missing weights: conv_in.weight;"),
+        (drop("up_blocks.1.resnets"), "missing weights: up_blocks.1.resnets.0.conv1.bias, .* and 21 more"),
+        (lambda weights: weights.update(odd=torch.ones(1)), "unexpected weights: odd;"),
         (lambda weights: weights.update({"conv_in.weight": torch.ones(3, 4, 3, 3)}), "no BK-SDM U-Net in .*conv_in"),
     ],
 )
@@ -151,7 +153,7 @@ def test_weights_that_are_not_the_unets_are_refused(full, tmp_path, capfd, damag
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        (f"{WEIGHTS}.index.json", json.dumps({"metadata": {}, "weight_map": {}}), "missing weights in its U-Net"),
+        (f"{WEIGHTS}.index.json", json.dumps({"metadata": {}, "weight_map": {}}), "missing weights"),
         (f"{WEIGHTS}.index.json", "", "no BK-SDM U-Net in"),
         (WEIGHTS, "", "no BK-SDM U-Net in"),
         ("config.json", "{", "no BK-SDM U-Net in"),

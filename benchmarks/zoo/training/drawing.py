@@ -71,7 +71,7 @@ def measure_drawn(pipeline: Any, way: Way) -> Card:
     captions that were drawn, or the share of pictures that it puts into their class."""
     model, critic = prepared(way.model, with_newest_decoder(pipeline)), judge.newest()
     if hasattr(pipeline, "labels"):
-        names = [prompt.caption for prompt in zoo.prompts("classes")][:MEASURED]
+        names = [prompt.caption for prompt in zoo.prompts("classes", way.model)][:MEASURED]
         found = (features(critic, draw(model, way, names)) @ critic.prototypes().T).argmax(1)
         right = [class_names()[number] == name for number, name in zip(found.tolist(), names, strict=True)]
         return {"class_accuracy": round(sum(right) / len(right), 4)}

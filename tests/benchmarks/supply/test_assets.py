@@ -152,6 +152,14 @@ def test_pickled_weights_of_an_own_copy_are_refused_by_name(root, suffix):
     refused("model", f"unet/model.{suffix} holds pickled weights")
 
 
+@pytest.mark.parametrize(
+    "name", ["model.safetensors.index.json", "adapter_config.json", "pipeline.py", "added_tokens.json"]
+)
+def test_a_file_that_a_loader_looks_at_must_have_been_published(root, name):
+    (model(root / "model") / "unet" / name).write_text("{}")
+    refused("model", f"unet/{name} was not published with model, and a loader may look at it; remove it")
+
+
 def test_torchscript_is_taken_only_as_it_was_published(root):
     write(root / "network", network_pt=SCRIPT)
     assert locate("network") == root / "network"

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import csv
+import json
 import shutil
 from collections import Counter
+from hashlib import sha256
 
 import open_clip
 import pytest
@@ -61,15 +63,25 @@ def test_a_missing_weight_file_is_refused(copy):
         zoo.model_path("emoji-clip", copy)
 
 
+@pytest.mark.parametrize(
+    "name", ["open_clip_model.safetensors.index.json", "open_clip_pytorch_model.bin", "sub/config.json"]
+)
+def test_a_file_that_the_manifest_does_not_know_is_refused(copy, name):
+    (copy / "emoji-clip" / name).parent.mkdir(exist_ok=True)
+    (copy / "emoji-clip" / name).write_text("")
+    with pytest.raises(DipgoError, match=f"{name} is not in the manifest, .* remove it"):
+        zoo.model_path("emoji-clip", copy)
+
+
 def test_an_edited_prompt_file_is_refused(copy):
     with (copy / "prompts.csv").open("a") as file:
         file.write("seen,x,google,x,x,x,x\n")
     with pytest.raises(DipgoError, match="prompts.csv differs"):
-        zoo.prompts("seen", copy)
+        zoo.prompts("seen", zoo=copy)
 
 
 def test_a_missing_manifest_is_one_clear_line(tmp_path):
-    with pytest.raises(DipgoError, match="manifest.json cannot be read") as caught:
+    with pytest.raises(DipgoError, match="manifest.json: No such file .* git checkout") as caught:
         zoo.model_path("emoji-sd", tmp_path)
     assert "\n" not in str(caught.value)
 
@@ -106,7 +118,7 @@ def test_prompts_are_numbered_in_file_order():
 
 
 def test_classes_are_the_class_conditional_models_and_as_frequent_as_among_the_pictures():
-    rows = zoo.prompts("classes")
+    rows = zoo.prompts("classes", "emoji-dit")
     pipeline = DiffusionPipeline.from_pretrained(zoo.model_path("emoji-dit"), dtype=torch.float32)
     assert [row.index for row in rows] == list(range(320)) and rows[0].caption == rows[0].name
     assert {row.caption for row in rows} <= set(pipeline.labels)
@@ -118,9 +130,20 @@ def test_classes_are_the_class_conditional_models_and_as_frequent_as_among_the_p
         assert abs(drawn[name] - 320 * real[name] / len(pictures)) < 1
 
 
+def test_classes_are_those_of_the_asked_model_whatever_its_name(tmp_path):
+    shutil.copytree(ZOO / "emoji-dit", tmp_path / "any-name")
+    (tmp_path / "any-name" / "classes.csv").write_text("class\nfruit\ncat\n")
+    files = {path.relative_to(tmp_path).as_posix(): path.read_bytes() for path in zoo.files_of(tmp_path / "any-name")}
+    known = {name: {"sha256": sha256(content).hexdigest(), "bytes": len(content)} for name, content in files.items()}
+    (tmp_path / "manifest.json").write_text(json.dumps({"any-name": {"files": known, "measured": {}}}))
+    assert [prompt.caption for prompt in zoo.prompts("classes", "any-name", tmp_path)] == ["fruit", "cat"]
+    with pytest.raises(DipgoError, match="emoji-sd draws captions, no classes"):
+        zoo.prompts("classes", "emoji-sd")
+
+
 def test_every_class_has_a_centroid_of_the_judges():
     centroids = load_file(zoo.model_path("emoji-dit") / "centroids.safetensors")
-    assert set(centroids) == {row.name for row in zoo.prompts("classes")}
+    assert set(centroids) == {row.name for row in zoo.prompts("classes", "emoji-dit")}
     stacked = torch.stack(list(centroids.values())).float()
     assert stacked.shape[1] == 128
     assert torch.allclose(stacked.norm(dim=1), torch.ones(len(stacked)), atol=2e-3)
