@@ -24,11 +24,7 @@ class Plan:
 
     def __post_init__(self) -> None:
         self.costs.graph.check(self.schedule)
-        if self.schedule.calls != self.sampler.calls:
-            raise DipgoError(
-                f"schedule has {self.schedule.calls} calls, but {self.sampler.name} at {self.sampler.steps} steps "
-                f"makes {self.sampler.calls}; it was made for another step count or scheduler"
-            )
+        self.sampler.check(self.schedule)
 
 
 class Fitness(Protocol):

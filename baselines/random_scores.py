@@ -8,6 +8,7 @@ import numpy as np
 
 from baselines.plan import Plan, PlanContext
 from dipgo import select_schedule
+from dipgo.errors import DipgoError
 
 TOLERANCE = 0.05  # of the ratio: few calls leave few ratios to choose from, and the one reached is what counts
 SHARED = 2 / 3  # of a score, by all blocks of its call: a learned schedule leaves out most of its blocks in whole calls
@@ -25,6 +26,8 @@ class Params:
 
 def plan(context: PlanContext, params: Params) -> Plan:
     """Prune what Algorithm 1 makes of random scores."""
+    if params.seed < 0:
+        raise DipgoError(f"seed is {params.seed}; it must be at least 0")
     random = np.random.default_rng(params.seed)
     calls, sites = context.sampler.calls, len(context.graph.sites)
     scores = SHARED * random.random((calls, 1)) + (1 - SHARED) * random.random((calls, sites))

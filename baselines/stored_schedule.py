@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from baselines.plan import Plan, PlanContext
 from dipgo import Schedule
 
-EXAMPLES = ({"schedule": {"sites": [""], "reuse": [[0], [1], [1], [0], [1], [1]]}},)
+EXAMPLES = ({"schedule": {"sites": [""], "reuse": ["0", "1", "1", "0", "1", "1"]}},)
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Any
 
+__version__ = "0.1.0"
+
 _MODULES = {
     "costs": ("CostModel", "PaperMacs", "count_costs"),
     "errors": ("DipgoError", "PartialTrajectory", "UnreachableRatio"),
@@ -17,7 +19,7 @@ _MODULES = {
     "execute.trace": ("Outcome", "Trace"),
     "families": ("FAMILIES", "Family", "branch_guidance", "denoiser_of", "family_of"),
     "forecast.learning": ("LearnConfig", "Learned", "learn_forecast"),
-    "forecast.rules": ("Forecast", "ruled"),
+    "forecast.rules": ("RULES", "Forecast", "ReuseRule", "ruled"),
     "graph": ("BlockGraph", "Execution", "Site", "trace_graph"),
     "pruner.network": ("Pruner", "straight_through"),
     "pruner.select": ("select_schedule",),
@@ -25,6 +27,7 @@ _MODULES = {
     "registry": ("Registry",),
     "sampling": ("Diffusion", "Inputs", "Sampler", "initial_noise", "picture_seeds", "rollout"),
     "schedule": ("Schedule",),
+    "state": ("State",),
 }
 _HOMES = {name: module for module, names in _MODULES.items() for name in names}
 

@@ -1,4 +1,4 @@
-"""The authors' published gates of SD-1.5 as a `Schedule`, read without a GPU and without running code from the file.
+"""The authors' published gates of SD-1.5 as a `Schedule`. No GPU is needed, and no code in the file is run.
 
 The file is a pickled list with one dict a timestep. Its keys are ("down", "block", i, 0), ("mid", "mid_block", 0, 0)
 and ("up", "block", j, 0), where j counts from the output side; its values are vectors [reuse, compute] on a GPU.
@@ -26,11 +26,15 @@ Key = tuple[str, str, int, int]
 
 
 def import_released(path: Path, sites: Sequence[str], sampler: Sampler) -> Schedule:
-    """The schedule of a published gate file for the blocks `sites` of a U-Net, in order of execution.
+    """Return the schedule of a published gate file.
+
+    path: the file.
+    sites: the blocks of a U-Net in order of execution.
+    sampler: the sampler that the gates are for.
 
     A block is reused where the larger of its two values says so (arg-max, section 3.3), but never in the first step,
-    which is always computed (3.2). Calls of one timestep share a row: PLMS makes two at its second. Raises
-    `DipgoError` for a file that asks for anything but tensors, or is for other blocks or another number of steps.
+    which is always computed (3.2). Calls of one step share a row: PLMS makes two in its second. Raises `DipgoError` for
+    a file that asks for anything but tensors, or is for other blocks or another number of steps.
     """
     steps = _read(path)
     if not isinstance(steps, list) or not all(isinstance(gates, dict) for gates in steps):
@@ -43,11 +47,11 @@ def import_released(path: Path, sites: Sequence[str], sampler: Sampler) -> Sched
             raise DipgoError(f"{path}: step {number} differs from the model's blocks in {min(map(str, odd))}")
     reuse = np.array([[_reused(path, number, gates, key) for key in keys] for number, gates in enumerate(steps)])
     reuse[0] = False
-    return Schedule(tuple(sites), reuse[sampler.call_steps])
+    return sampler.stamped(Schedule(tuple(sites), reuse[sampler.call_steps]))
 
 
 def _key(site: str, sites: Sequence[str]) -> Key:
-    """The file's name of a block."""
+    """Return the name that the file has for a block."""
     side, _, index = site.partition("_blocks.")
     if site == "mid_block":
         return ("mid", "mid_block", 0, 0)
@@ -57,9 +61,10 @@ def _key(site: str, sites: Sequence[str]) -> Key:
 
 def _reused(path: Path, step: int, gates: dict[Key, Any], key: Key) -> bool:
     gate = gates[key]
-    if not isinstance(gate, torch.Tensor) or gate.shape != (2,) or not gate.isfinite().all():
+    numbers = isinstance(gate, torch.Tensor) and not gate.is_complex() and gate.shape == (2,)
+    if not numbers or not gate.double().isfinite().all():
         raise DipgoError(f"{path}: step {step}, {key}: not a vector of two numbers, [reuse, compute]")
-    return int(gate.argmax()) == 0
+    return int(gate.double().argmax()) == 0
 
 
 def _read(path: Path) -> Any:
@@ -67,7 +72,7 @@ def _read(path: Path) -> Any:
         with path.open("rb") as file:
             return _TensorsOnly(file).load()
     except OSError as error:
-        raise DipgoError(f"{path}: {error.strerror}; give the published gate file") from None
+        raise DipgoError(f"{path}: {error.strerror or error}; give the published gate file") from None
     except _Refused as refused:
         raise DipgoError(f"{path}: asks for {refused}, which published gates have no use for; not read") from None
     except Exception as error:  # a damaged pickle may raise nearly anything
@@ -79,7 +84,7 @@ class _Refused(Exception):
 
 
 class _TensorsOnly(pickle.Unpickler):
-    """Builds tensors on the CPU and plain containers; refuses any other name before it is even looked up."""
+    """Builds tensors on the CPU and plain containers; any other name is refused before it is even looked up."""
 
     def __init__(self, file: Any) -> None:
         super().__init__(file)
@@ -100,7 +105,7 @@ class _TensorsOnly(pickle.Unpickler):
 
 
 def _storage(data: bytes) -> Any:
-    """A tensor's values, saved within the pickle by torch itself, whose own reader has an allow-list of its own."""
+    """Return a tensor's values, which torch saved within the pickle; torch's reader has an allow-list, too."""
     try:
         return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:

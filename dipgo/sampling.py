@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import diffusers
@@ -12,59 +12,90 @@ import torch
 from torch import nn
 from torch.utils._pytree import tree_leaves, tree_map
 
-from dipgo.errors import DipgoError, unknown
+from dipgo.errors import DipgoError
+from dipgo.schedule import Schedule
 from dipgo.schedulers import SCHEDULERS, STOCHASTIC
+
+PREDICTIONS = ("epsilon", "v_prediction", "sample")  # what a denoiser may predict, by diffusers' names
+OTHER_PROCESSES = ("shift", "sigma_data")  # settings of flow matching, and of EDM and consistency models
 
 
 @dataclass(frozen=True)
 class Sampler:
-    """A scheduler at a step count.
-
-    `name` is a key of `SCHEDULERS`; `config` the model's own scheduler configuration (noise schedule,
-    spacing, prediction type). `stride` k makes only every k-th call of the grid while each step still goes
-    one grid step: the broken reading of "skip every k-th step", kept because a table row asks for it.
-    """
+    """A scheduler at a step count."""
 
     name: str
+    """A key of `SCHEDULERS`."""
     config: Mapping[str, Any]
+    """The model's scheduler configuration: noise schedule, spacing, prediction type."""
     steps: int
     stride: int = 1
+    """k makes only every k-th call of the grid while each step still goes one grid step: the broken reading of "skip
+    every k-th step", kept because a table row asks for it."""
 
     def __post_init__(self) -> None:
-        if self.name not in SCHEDULERS:
-            raise unknown("scheduler", self.name, SCHEDULERS)
-        train_steps = self.config.get("num_train_timesteps", 1000)
-        if not 1 <= self.steps <= train_steps:
-            raise DipgoError(f"steps is {self.steps}; it must lie between 1 and {train_steps}")
+        SCHEDULERS[self.name]  # noqa: B018  (an unknown name is refused here)
+        for name, most in (("steps", self.config.get("num_train_timesteps", 1000)), ("stride", self.steps)):
+            value = getattr(self, name)
+            if not isinstance(value, int) or not 1 <= value <= most:
+                raise DipgoError(f"{name} is {value!r}; it must be a whole number between 1 and {most}")
+        self._check_prediction()
+
+    def _check_prediction(self) -> None:
+        """Raise where the model predicts what these schedulers do not know: flow matching, EDM, consistency models."""
+        kind, predicted = self.config.get("_class_name"), self.config.get("prediction_type", "epsilon")
+        no_betas = kind is not None and self.config.keys().isdisjoint(("beta_start", "trained_betas"))
+        other = not self.config.keys().isdisjoint(OTHER_PROCESSES) or self.config.get("use_flow_sigmas")
+        if no_betas or other or predicted not in PREDICTIONS:
+            raise DipgoError(
+                f"{self.name} samples models that predict noise ({', '.join(PREDICTIONS)}), but this configuration"
+                f"{f' of {kind}' if kind else ''} is for "
+                + (f"the prediction {predicted!r}" if predicted not in PREDICTIONS else "flow matching or the like")
+                + "; keep the pipeline's scheduler and its stock call"
+            )
 
     def scheduler(self) -> Any:
-        """A fresh diffusers scheduler with its timesteps set."""
+        """Return a fresh diffusers scheduler with its timesteps set."""
+        scheduler = self._grid()
+        scheduler.timesteps = scheduler.timesteps[:: self.stride]
+        return scheduler
+
+    def _grid(self) -> Any:
+        """Return the scheduler with all timesteps, whatever the stride."""
         kind, overrides = SCHEDULERS[self.name]
         scheduler = getattr(diffusers, kind).from_config({**self.config, **overrides})
         scheduler.set_timesteps(self.steps)
-        scheduler.timesteps = scheduler.timesteps[:: self.stride]
         return scheduler
 
     @property
     def timesteps(self) -> np.ndarray:
-        """The timestep of every denoiser call, int [calls]."""
+        """The timestep of each denoiser call, [calls]."""
         return self.scheduler().timesteps.numpy()
 
     @property
     def noise_ratios(self) -> np.ndarray:
-        """Standard deviation of the noise over the signal's scale at every denoiser call, float [calls]: the time in
-        which predictions are extrapolated. Measured on one U-Net forecasts strayed less in it, where they reach far,
-        than in timesteps or in its logarithm; on a transformer over 50 DDIM steps, timesteps were the better ones."""
+        """The noise's standard deviation over the signal's scale at each denoiser call, float [calls]. It is infinite
+        where a noise schedule begins at zero SNR.
+
+        It is the time in which predictions are extrapolated. Measured on one U-Net, forecasts that reach far stray less
+        in it than in timesteps or in its logarithm; on a transformer over 50 DDIM steps, timesteps were better.
+        """
         signal = self.scheduler().alphas_cumprod.double().numpy()[self.timesteps.astype(int)]
-        return np.sqrt((1 - signal) / signal)
+        with np.errstate(divide="ignore"):
+            return np.sqrt((1 - signal) / signal)
 
     @property
     def call_steps(self) -> np.ndarray:
         """The step that each denoiser call belongs to, int [calls].
 
-        PLMS calls the denoiser twice at its second timestep, so that 50 steps are 51 calls: 0, 1, 1, 2, ...
+        Each call is a step, also where uneven sigmas round neighbours to one timestep. PLMS alone calls the denoiser
+        twice at its second timestep, so that 50 steps are 51 calls: 0, 1, 1, 2, ...
         """
-        return np.concatenate([[0], np.cumsum(np.diff(self.timesteps) != 0)])
+        grid = self._grid()
+        steps = np.arange(len(grid.timesteps))
+        if len(steps) > grid.num_inference_steps:
+            steps = np.concatenate([[0], np.cumsum(np.diff(grid.timesteps.numpy()) != 0)])
+        return np.unique(steps[:: self.stride], return_inverse=True)[1]
 
     @property
     def calls(self) -> int:
@@ -73,8 +104,31 @@ class Sampler:
 
     @property
     def charged_steps(self) -> int:
-        """Distinct timesteps: what the paper charges for, so that PLMS at 50 steps costs 50 calls, not 51."""
+        """The number of steps, which is what the paper charges: PLMS at 50 steps costs 50 calls, not 51. Of the two
+        calls of one step the paper charges the dearer one."""
         return int(self.call_steps[-1]) + 1
+
+    def check(self, schedule: Schedule) -> None:
+        """Raise where a schedule was made for another sampler: another number of calls, or other timesteps."""
+        here = f"{self.name} at {self.steps} steps"
+        if schedule.calls != self.calls:
+            raise DipgoError(
+                f"schedule has {schedule.calls} calls, but {here} makes {self.calls}; "
+                "it was made for another step count or scheduler"
+            )
+        if schedule.timesteps is not None:
+            other = np.flatnonzero(~np.isclose(schedule.timesteps, self.timesteps, rtol=1e-4, atol=1e-3))
+            if len(other):
+                made, calls = schedule.timesteps[other[0]], self.timesteps[other[0]]
+                raise DipgoError(
+                    f"schedule was made for another sampler: its call {other[0]} is at timestep {made:g}, but {here} "
+                    f"makes it at {calls:g}; use the scheduler, step count and spacing that it was made with"
+                )
+
+    def stamped(self, schedule: Schedule) -> Schedule:
+        """Return the schedule with this sampler's timesteps, so that no other sampler runs it unnoticed."""
+        self.check(schedule)
+        return replace(schedule, timesteps=self.timesteps)
 
 
 @dataclass(frozen=True, eq=False)
@@ -166,7 +220,7 @@ def _check_rows(diffusion: Diffusion, inputs: Inputs) -> None:
 
 
 def picture_seeds(seed: int, indices: Sequence[int]) -> list[int]:
-    """A seed for each picture that depends on (seed, prompt index) alone.
+    """Return a seed for each picture that depends on (seed, prompt index) alone.
 
     So batch size, order and resuming cannot change a picture's noise.
     """
@@ -174,12 +228,12 @@ def picture_seeds(seed: int, indices: Sequence[int]) -> list[int]:
 
 
 def initial_noise(seeds: Sequence[int], shape: Sequence[int]) -> torch.Tensor:
-    """Standard normal noise [len(seeds), *shape], float32 on the CPU, one picture a seed."""
+    """Return standard normal noise [len(seeds), *shape], float32 on the CPU, one picture for each seed."""
     return torch.stack([torch.randn(*shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds])
 
 
 def _after_initial_noise(seed: int, shape: Sequence[int]) -> torch.Generator:
-    """A picture's generator where `initial_noise` left it, as diffusers' pipelines go on with theirs."""
+    """Return a picture's generator where `initial_noise` left it, as diffusers' pipelines go on with theirs."""
     generator = torch.Generator().manual_seed(seed)
     torch.randn(*shape, generator=generator)
     return generator

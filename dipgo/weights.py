@@ -41,5 +41,7 @@ def load_whole(kind: type, source: Path | str, dtype: torch.dtype = torch.float3
     for problem in PROBLEMS:
         if names := sorted(map(str, info.get(f"{problem}_keys", ()))):
             more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-            raise DipgoError(f"{place}: {problem} weights: {', '.join(names[:SHOWN])}{more}; restore the published files")
+            raise DipgoError(
+                f"{place}: {problem} weights: {', '.join(names[:SHOWN])}{more}; restore the published files"
+            )
     return model.eval()

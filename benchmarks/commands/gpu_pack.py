@@ -136,7 +136,7 @@ def _with_schedule(spec: RunSpec, published: Path) -> RunSpec:
     found = record.find(published, spec.id) if prepared else None
     if found is None or found.schedule is None:
         return spec
-    schedule = {key: value for key, value in found.schedule.items() if key != "calls"}
+    schedule = {key: value for key, value in found.schedule.items() if key not in ("calls", "timesteps")}
     origin = f"{found.spec['model']}, {found.file}"
     return replace(spec, method="stored_schedule", params={"origin": origin, "schedule": schedule})
 

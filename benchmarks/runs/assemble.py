@@ -49,5 +49,5 @@ def assemble(spec: RunSpec, plan: Plan, workspace: Path, settings: Mapping[str, 
 
 def schedule_of(plan: Plan) -> dict[str, Any] | None:
     """Return a plan's schedule as a record holds it; None where it reuses nothing."""
-    schedule = plan.schedule
+    schedule = plan.sampler.stamped(plan.schedule)
     return schedule.to_dict() | {"calls": schedule.calls} if schedule.reuse.any() else None

@@ -52,8 +52,8 @@ class Record:
     """Where the numbers come from. The tables show "date" (ISO 8601), "commit", "dirty" and "device". The rest, such as
     versions and the command, is for the reader."""
     schedule: Mapping[str, Any] | None = None
-    """{"sites", "calls", "reuse"}, and "coefficients" where the schedule does more than hold. None where nothing is
-    reused."""
+    """{"sites", "calls", "reuse"}, "timesteps" in records since these are known, and "coefficients" where the schedule
+    does more than hold. None where nothing is reused."""
     trace: Sequence[tuple[int, float]] | None = None
     """[evaluation, fitness] of every improvement of a search. None where there was no search."""
     schema: int = SCHEMA

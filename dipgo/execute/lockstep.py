@@ -229,8 +229,13 @@ def gated_together(denoiser: nn.Module, graph: BlockGraph, schedules: Sequence[S
 def rollout_together(
     diffusion: Diffusion, graph: BlockGraph, schedules: Sequence[Schedule], inputs: Inputs
 ) -> torch.Tensor:
-    """Return the final latents [S, n, c, h, w] of S schedules, each run from the same n inputs; see `rollout`."""
+    """Return the final latents [S, n, c, h, w] of S schedules, each run from the same n inputs; see `rollout`.
+
+    Raises `DipgoError` for a schedule that was made for another sampler.
+    """
     count = len(schedules)
+    for schedule in schedules:
+        diffusion.sampler.check(schedule)
     with gated_together(diffusion.denoiser, graph, schedules):
         latents = rollout(diffusion, inputs.repeated(count))
     return latents.unflatten(0, (-1, count)).transpose(0, 1)

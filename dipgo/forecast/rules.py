@@ -1,19 +1,21 @@
 """Reuse rules: the coefficients by which a reused site combines its last K computed values, newest first.
 
-Holding, extrapolating and learning (`dipgo.learning`) are one thing. A rule is a function of what is computed, so
-that the gates may change under it.
+Holding, extrapolating and learning are one thing: all give coefficients. A rule is a function of what is computed, so
+that the gates may change under it. `RULES` has the rules by name, and a new one is one entry there.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import product
 
 import numpy as np
 
 from dipgo.errors import DipgoError
 from dipgo.graph import BlockGraph
+from dipgo.registry import Registry
 from dipgo.schedule import Schedule
 
 Rule = Callable[[np.ndarray], np.ndarray]
@@ -21,24 +23,30 @@ Rule = Callable[[np.ndarray], np.ndarray]
 
 
 def ruled(rule: Rule, graph: BlockGraph, schedule: Schedule) -> Schedule:
-    """The schedule with the rule's coefficients for what it really computes, the cascade included."""
+    """Return the schedule with the rule's coefficients for what it really computes, the cascade included."""
     return replace(schedule, coefficients=rule(graph.execute(schedule).computed))
 
 
 @dataclass(frozen=True)
 class Forecast:
-    """Polynomial extrapolation of an order from the calls that were computed: 0 holds, 1 is linear, 2 quadratic.
-
-    `times` [calls] is the variable in which the site's values are taken for a polynomial. Of values of one time only
-    the newest counts, and as long as there are too few the order is lower.
-    """
+    """Polynomial extrapolation from the calls that were computed."""
 
     times: np.ndarray
+    """Float [calls]: the variable that a site's values are a polynomial of, such as `Sampler.noise_ratios`."""
     order: int
+    """The polynomial's degree: 0 holds, 1 is linear, 2 quadratic. It is lower as long as too few values are known; of
+    several values of one time only the newest counts."""
 
     def __post_init__(self) -> None:
         if self.order not in (0, 1, 2):
             raise DipgoError(f"a forecast's order is {self.order}; it must be 0, 1 or 2")
+        odd = np.flatnonzero(~np.isfinite(self.times))
+        if self.order and len(odd):
+            raise DipgoError(
+                f"a forecast needs finite times, but that of call {odd[0]} is {self.times[odd[0]]}: where a noise "
+                "schedule begins at zero SNR, the noise ratio has no bound; take order 0, which holds, or the "
+                "sampler's timesteps as times"
+            )
 
     def __call__(self, computed: np.ndarray) -> np.ndarray:
         coefficients = np.zeros((*computed.shape, self.order + 1))
@@ -50,3 +58,25 @@ class Forecast:
                 others = known[[j for j in distinct if j != k]]
                 coefficients[call, site, k] = np.prod((self.times[call] - others) / (known[k] - others))
         return coefficients
+
+
+@dataclass(frozen=True)
+class ReuseRule:
+    """How reused values are made, as a name in `RULES` says it."""
+
+    start: Callable[[np.ndarray], Rule]
+    """Makes the rule of a sampler, given the time of each call (see `Forecast.times`)."""
+    learned: bool = False
+    """Whether `learn_forecast` then fits the coefficients to pictures."""
+
+
+RULES: Registry[ReuseRule] = Registry(
+    "reuse rule",
+    {
+        "hold": ReuseRule(partial(Forecast, order=0)),
+        "linear": ReuseRule(partial(Forecast, order=1)),
+        "quadratic": ReuseRule(partial(Forecast, order=2)),
+        "learned": ReuseRule(partial(Forecast, order=1), learned=True),
+    },
+)
+"""The paper's rule is "hold"; "learned" is Ours+."""

@@ -8,7 +8,7 @@ import torch
 from pytorch_msssim import ssim
 from torch.nn import functional
 
-from dipgo.errors import unknown
+from dipgo.registry import Registry
 
 Consistency = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
@@ -21,23 +21,20 @@ def _l1_ssim(images: torch.Tensor, references: torch.Tensor) -> torch.Tensor:
     return functional.l1_loss(images, references) + _ssim(images, references)
 
 
-CONSISTENCIES: dict[str, Consistency] = {
-    "ssim": _ssim,
-    "l1": functional.l1_loss,
-    "l2": functional.mse_loss,
-    "l1+ssim": _l1_ssim,
-}
+CONSISTENCIES: Registry[Consistency] = Registry(
+    "consistency loss",
+    {"ssim": _ssim, "l1": functional.l1_loss, "l2": functional.mse_loss, "l1+ssim": _l1_ssim},
+)
 
 
 def consistency(name: str) -> Consistency:
-    """f of Eq. 3 (ablated in Table 5): two batches of images [n, 3, h, w] in [0, 1] to a scalar, 0 if equal."""
-    if name not in CONSISTENCIES:
-        raise unknown("consistency loss", name, CONSISTENCIES)
+    """Return f of Eq. 3 (ablated in Table 5): from two batches of images [n, 3, h, w] in [0, 1] to a scalar, which is 0
+    where they are equal."""
     return CONSISTENCIES[name]
 
 
 def sparsity(reuse: torch.Tensor, gamma: torch.Tensor) -> torch.Tensor:
-    """The weighted share of kept gates, from 1 (all computed) to 0 (all reused).
+    """Return the weighted share of kept gates, from 1 (all computed) to 0 (all reused).
 
     `reuse` [calls, sites] in [0, 1]; `gamma` [sites]. Eq. 3's sum is divided by the sum of gamma instead of
     N x T: the paper states that training starts at 1, which its formula gives only for gamma = 1.

@@ -1,4 +1,4 @@
-"""The pruner network (3.3, Fig. 2): a query for every (call, block), an encoder, a prediction head each."""
+"""The pruner network (3.3, Fig. 2): a query and a prediction head for every (call, block), and one encoder."""
 
 from __future__ import annotations
 
@@ -8,20 +8,22 @@ from torch import nn
 from dipgo.errors import unknown
 
 ENCODERS = ("linear", "attention", "none")
-HEAD_WIDTH = 64  # of the one hidden layer in each head; the paper gives none
+HEAD_WIDTH = 64  # the width of the one hidden layer in each head; the paper gives none
 HEADS = 8
 
 
 class Pruner(nn.Module):
-    """Importance scores for every block in every call but the first, which is always computed.
-
-    `width` is the queries' D. `encoder` is one layer: "linear" (two stacked linear layers), "attention"
-    (self-attention and linear layers) or "none" (left out, for an ablation). `keep` is the score in (0.5, 1) at
-    which every block starts: the last layers' weights are zero and their bias favours keeping, so that training
-    starts from the dense run.
-    """
+    """Importance scores for every block in every call but the first, which is always computed."""
 
     def __init__(self, calls: int, sites: int, *, width: int = 512, encoder: str = "linear", keep: float = 0.6):
+        """Start from the dense run: the last layers' weights are zero, and their bias favours keeping.
+
+        calls, sites: how many denoiser calls and blocks there are.
+        width: the width D of the queries.
+        encoder: one layer, "linear" (two stacked linear layers), "attention" (self-attention and linear layers) or
+            "none" (left out, for an ablation).
+        keep: the score in (0.5, 1) at which every block starts.
+        """
         super().__init__()
         if encoder not in ENCODERS:
             raise unknown("encoder", encoder, ENCODERS)
@@ -42,19 +44,20 @@ class Pruner(nn.Module):
         self.last_bias = nn.Parameter(odds.repeat(count, 1))
 
     def forward(self) -> torch.Tensor:
-        """Logits [calls - 1, sites, 2]; the last axis is (reuse, keep)."""
+        """Return logits [calls - 1, sites, 2]; the last axis is (reuse, keep)."""
         encoded = self.encoder(self.queries.unsqueeze(0)).squeeze(0)
         hidden = torch.relu(torch.einsum("qd,qdh->qh", encoded, self.hidden) + self.hidden_bias)
         logits = torch.einsum("qh,qho->qo", hidden, self.last) + self.last_bias
         return logits.view(self.calls - 1, self.sites, 2)
 
     def scores(self) -> torch.Tensor:
-        """Importance s in [0, 1], float [calls, sites]; the first row is 1."""
+        """Return the importance s in [0, 1], float [calls, sites]; the first row is 1."""
         keep = self.forward().softmax(-1)[..., 1]
         return torch.cat([keep.new_ones(1, self.sites), keep])
 
 
 def straight_through(scores: torch.Tensor) -> torch.Tensor:
-    """Reuse gates [calls, sites]: 0 or 1 by arg-max in the forward, the softmax's gradient in the backward."""
+    """Return reuse gates [calls, sites]: 0 or 1 by arg-max in the forward pass, the softmax's gradient in the backward
+    pass."""
     hard = (scores < 0.5).to(scores.dtype)
     return hard - (scores - scores.detach())

@@ -10,17 +10,21 @@ from dipgo.forecast.rules import Rule, ruled
 from dipgo.schedule import Schedule
 
 TOLERANCE = 0.0125
-SMALLEST_INTERVAL = 1e-12  # of the bisection: below it two float32 scores cannot be told apart
+SMALLEST_INTERVAL = 1e-12  # where the bisection ends: two float32 scores cannot be told apart
 
 
 def select_schedule(
     scores: np.ndarray, ratio: float, costs: CostModel, rule: Rule | None = None, *, tolerance: float = TOLERANCE
 ) -> Schedule:
-    """Bisect a threshold c in [0, 1] over `scores` [calls, sites] until the pruned ratio is near `ratio`.
+    """Return the schedule of Algorithm 1: bisect a threshold c in [0, 1] until the pruned ratio is near `ratio`.
 
-    Blocks scored below c are pruned, the cascade is applied, and the share of MACs saved (the paper's
-    convention) is compared: done when it is within `tolerance`. Pruned blocks give what `rule` says; by default they
-    hold. Raises `DipgoError` for a ratio outside (0, 1) and `UnreachableRatio` when no threshold gets there.
+    scores: the importance of each block, float [calls, sites]; blocks scored below c are pruned.
+    ratio: the share of MACs to save in the paper's convention, the cascade included.
+    costs: MACs and graph of the sites.
+    rule: what pruned blocks give; by default they hold.
+    tolerance: how near to `ratio` is near enough.
+
+    Raises `DipgoError` for a ratio outside (0, 1) and `UnreachableRatio` when no threshold gets there.
     """
     if not 0 < ratio < 1:
         raise DipgoError(f"pruned ratio is {ratio}; it must lie strictly between 0 and 1")
@@ -45,7 +49,7 @@ def select_schedule(
 
 
 def at_threshold(scores: np.ndarray, threshold: float, costs: CostModel) -> Schedule:
-    """The schedule that prunes every block scored below `threshold`; the first call is kept whole."""
+    """Return the schedule that prunes every block scored below `threshold`; the first call is kept whole."""
     reuse = scores < threshold
     reuse[0] = False
     return Schedule(costs.graph.sites, reuse)

@@ -77,6 +77,18 @@ def test_tensors_of_a_gpu_are_read_without_one(file, reuse, protocol):
     assert np.array_equal(import_released(file, SITES, sampler()).reuse, reuse)
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.int64, torch.bool])
+def test_numbers_of_any_kind_are_compared(file, reuse, dtype):
+    gates = [{key: (gate * 1.5).round().to(dtype) for key, gate in step.items()} for step in published(reuse)]
+    file.write_bytes(pickle.dumps(gates))
+    assert np.array_equal(import_released(file, SITES, sampler()).reuse, reuse)
+
+
+def test_it_carries_the_samplers_timesteps(file):
+    schedule = import_released(file, SITES, sampler("plms"))
+    assert schedule.timesteps.tolist() == sampler("plms").timesteps.tolist()
+
+
 def test_the_two_calls_of_plms_at_one_timestep_share_a_row(file, reuse):
     schedule = import_released(file, SITES, sampler("plms"))
     assert schedule.calls == STEPS + 1
@@ -118,7 +130,9 @@ def test_other_files_are_refused_by_one_line(file, tmp_path, reuse):
     missing = [{key: gate for key, gate in step.items() if key[0] != "mid"} for step in gates]
     three = [{key: torch.zeros(3) for key in KEYS} for _ in gates]
     nan = [{key: torch.full((2,), torch.nan) for key in KEYS} for _ in gates]
+    phases = [{key: torch.tensor([1 + 1j, 0.5]) for key in KEYS} for _ in gates]
     for data, message in [
+        (pickle.dumps(phases), r"step 0, \('down', 'block', 0, 0\): not a vector of two numbers"),
         (pickle.dumps({"gates": gates}), "a list with one dict a timestep"),
         (pickle.dumps(gates[:3]), "gates of 3 timesteps, but the sampler has 5"),
         (pickle.dumps(missing), r"step 0 differs from the model's blocks in \('mid'"),

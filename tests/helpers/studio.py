@@ -12,6 +12,7 @@ from baselines.plan import Plan, PlanContext, Studio
 from baselines.preparation import Lesson
 from baselines.search import ScheduleSearch
 from dipgo import Inputs, Schedule, initial_noise
+from dipgo.errors import unknown
 
 
 class Toy:
@@ -54,6 +55,8 @@ class TinyStudio(Studio):
         self.lessons: list[Lesson] = []
 
     def plan_of(self, run: str) -> Plan:
+        if run not in self.plans:
+            raise unknown("run", run, self.plans)
         return self.plans[run]
 
     def taught(self, lesson: Lesson, context: PlanContext) -> Mapping[str, Any]:

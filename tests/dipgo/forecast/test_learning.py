@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 
 from dipgo import (
@@ -12,7 +15,9 @@ from dipgo import (
     Forecast,
     Inputs,
     LearnConfig,
+    Sampler,
     Schedule,
+    State,
     gated,
     initial_noise,
     learn_forecast,
@@ -20,8 +25,8 @@ from dipgo import (
     ruled,
     trace_graph,
 )
-from dipgo.forecast.learning import _moved, _moves, _State
-from tests.conftest import GUIDANCE
+from dipgo.forecast.learning import _moved, _moves, _Trial
+from tests.conftest import GUIDANCE, SD_SCHEDULER
 
 STEPS, KEPT = 12, [0, 4, 8]
 
@@ -57,7 +62,7 @@ def test_it_starts_as_holding_or_as_a_linear_forecast_exactly(tiny, whole_call, 
     hold = Schedule.skip_calls(whole_call.sites, STEPS, KEPT)
     rule = Forecast(tiny.sampler("ddim", STEPS).noise_ratios, order)
     assert start.round == 0
-    assert start.schedule.digest == ruled(rule, whole_call, hold).digest
+    assert start.schedule.digest == tiny.sampler("ddim", STEPS).stamped(ruled(rule, whole_call, hold)).digest
 
 
 @pytest.mark.parametrize("sampler", ["ddim", "plms", "dpm"])
@@ -112,10 +117,10 @@ def computed(reuse: np.ndarray) -> list[int]:
 
 def test_moves_keep_the_first_call_and_pass_no_other(whole_call):
     reuse = np.array([0, 1, 0, 0, 1, 1], dtype=bool)[:, None]
-    apart = _State(reuse, np.zeros((3, 1, 1, 1)))
+    apart = _Trial(reuse, np.zeros((3, 1, 1, 1)))
     found = [_moved(whole_call, apart, move) for move in _moves(apart, 2)]
     assert [computed(state.reuse) for state in found if state] == [[0, 1, 3], [0, 2, 4], [0, 2, 5]]
-    grouped = _State(reuse, np.zeros((1, 1, 1, 1)))  # which moves them together
+    grouped = _Trial(reuse, np.zeros((1, 1, 1, 1)))  # which moves them together
     found = [_moved(whole_call, grouped, move) for move in _moves(grouped, 2)]
     assert [computed(state.reuse) for state in found if state] == [[0, 1, 2], [0, 3, 4], [0, 4, 5]]
 
@@ -127,3 +132,49 @@ def test_bad_settings_are_named(tiny, whole_call):
         LearnConfig(memory=1)
     with pytest.raises(DipgoError, match="nothing to learn"):
         learned(tiny, whole_call, range(STEPS))
+
+
+@pytest.mark.parametrize("stop", [0, 1, 2])
+@pytest.mark.parametrize("settings", [{}, {"shift": 0, "order": 0}, {"groups": 2, "memory": 2}])
+def test_a_learning_that_goes_on_after_a_stop_ends_bit_for_bit_alike(tiny, whole_call, settings, stop):
+    config, sampler = LearnConfig(**{"rounds": 3, **settings}), tiny.sampler("ddim", 6)
+    start = Schedule.skip_calls(("",), 6, [0, 3])
+
+    def rounds(resume=None):
+        return learn_forecast(config, tiny.diffusion(sampler), whole_call, start, tiny.inputs, resume)
+
+    whole = list(rounds())
+    assert len(whole) > stop
+    state = whole[stop].state()
+    tensors = safetensors.torch.load(safetensors.torch.save(dict(state.tensors)))
+    again = list(rounds(State(tensors, json.loads(json.dumps(state.data)))))
+    assert [(r.round, r.loss, r.schedule.digest) for r in again] == [
+        (r.round, r.loss, r.schedule.digest) for r in whole[stop:]
+    ]
+
+
+def test_what_is_learned_carries_its_samplers_timesteps(tiny, whole_call):
+    start = learned(tiny, whole_call, sampler="plms", rounds=0)[0]
+    assert start.schedule.timesteps.tolist() == tiny.sampler("plms", STEPS).timesteps.tolist()
+    with pytest.raises(DipgoError, match="made for another sampler"):
+        tiny.sampler("ddim", STEPS + 1).check(start.schedule)
+
+
+def test_a_state_of_other_settings_is_refused(tiny, whole_call):
+    state = learned(tiny, whole_call, rounds=0)[0].state()
+    schedule = Schedule.skip_calls(("",), STEPS, KEPT)
+    for name, value in (("memory", 4), ("shift", 1), ("rounds", 5)):
+        config = LearnConfig(**{"rounds": 0, name: value})
+        with pytest.raises(DipgoError, match=f"made with {name} = "):
+            diffusion = tiny.diffusion(tiny.sampler("ddim", STEPS))
+            next(learn_forecast(config, diffusion, whole_call, schedule, tiny.inputs, state))
+
+
+def test_at_zero_snr_the_way_out_is_named(tiny, whole_call):
+    zero = {**SD_SCHEDULER, "rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
+    diffusion = tiny.diffusion(Sampler("ddim", zero, 6))
+    start = Schedule.skip_calls(("",), 6, [0, 3])
+    with pytest.raises(DipgoError, match="begins at zero SNR.*take order 0"):
+        next(learn_forecast(LearnConfig(rounds=1), diffusion, whole_call, start, tiny.inputs))
+    first, *_ = learn_forecast(LearnConfig(rounds=0, order=0), diffusion, whole_call, start, tiny.inputs)
+    assert np.isfinite(first.loss)

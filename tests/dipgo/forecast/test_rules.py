@@ -11,11 +11,13 @@ from torch import nn
 
 from dipgo import (
     FAMILIES,
+    RULES,
     BlockGraph,
     Diffusion,
     DipgoError,
     Forecast,
     Inputs,
+    ReuseRule,
     Sampler,
     Schedule,
     gated,
@@ -216,3 +218,45 @@ def test_bad_coefficients_and_orders_are_refused():
         gated(Polynomial(1), WHOLE_CALL, hold, coefficients=torch.ones(3, 1, 2)),
     ):
         pass
+
+
+@pytest.mark.parametrize(("name", "order"), [("hold", 0), ("linear", 1), ("quadratic", 2), ("learned", 1)])
+def test_the_rules_have_names(name, order):
+    hold = Schedule.skip_calls(("",), len(TIMES), KEPT)
+    assert ruled(RULES[name].start(TIMES), WHOLE_CALL, hold).digest == forecast(order).digest
+    assert RULES[name].learned == (name == "learned")
+
+
+def test_a_new_rule_is_one_entry(monkeypatch):
+    """The toy continues the last difference, whatever the times are: a linear rule in the number of the call."""
+
+    def toy(times: np.ndarray):
+        def rule(computed: np.ndarray) -> np.ndarray:
+            coefficients = np.zeros((*computed.shape, 2))
+            coefficients[:] = (2.0, -1.0)
+            return coefficients
+
+        return rule
+
+    monkeypatch.setitem(RULES, "toy", ReuseRule(toy))
+    schedule = ruled(RULES["toy"].start(TIMES), WHOLE_CALL, Schedule.skip_calls(("",), len(TIMES), KEPT))
+    found = outputs(Polynomial(2), schedule)
+    torch.testing.assert_close(found[7], 2 * found[6] - found[5])
+    torch.testing.assert_close(found[12], 2 * found[11] - found[6])
+
+
+def test_a_misspelt_rule_and_a_taken_name_are_refused():
+    with pytest.raises(DipgoError, match="unknown reuse rule 'liner'; did you mean linear"):
+        RULES["liner"]
+    with pytest.raises(DipgoError, match="there is a reuse rule 'hold' already"):
+        RULES["hold"] = ReuseRule(lambda times: Forecast(times, 0))
+
+
+@pytest.mark.parametrize("odd", [np.inf, -np.inf, np.nan])
+def test_a_forecast_needs_finite_times_and_holding_needs_none(odd):
+    times = np.concatenate([[odd], TIMES[1:]])
+    for order in (1, 2):
+        with pytest.raises(DipgoError, match="that of call 0 is .*zero SNR"):
+            Forecast(times, order)
+    hold = Schedule.skip_calls(("",), len(TIMES), KEPT)
+    assert ruled(Forecast(times, 0), WHOLE_CALL, hold).digest == hold.digest

@@ -1,9 +1,12 @@
 from __future__ import annotations
 
 import itertools
+import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 
 from dipgo import (
@@ -12,6 +15,7 @@ from dipgo import (
     Forecast,
     Pruner,
     Schedule,
+    State,
     TrainConfig,
     UnreachableRatio,
     gated,
@@ -208,3 +212,57 @@ def test_a_schedule_with_a_rule_meets_the_ratio_with_what_forecasting_costs(tiny
     schedule = select_schedule(scores, 0.7, tiny_costs, rule)
     assert schedule.digest == ruled(rule, tiny_costs.graph, schedule).digest and schedule.depth == 2
     assert abs(tiny_costs.pruned_ratio(schedule) - 0.7) < 0.0125
+
+
+RESUMED = {
+    "the paper's": {},
+    "accumulated, with coefficients": {"accumulate": 2, "order": 1, "coefficient_lr": 0.05},
+    "self-attention": {"encoder": "attention", "weight_decay": 0.01},
+}
+
+
+@pytest.mark.parametrize("name", RESUMED)
+@pytest.mark.parametrize("stop", [1, 3])
+def test_a_training_that_goes_on_after_a_stop_ends_bit_for_bit_alike(tiny, tiny_costs, name, stop):
+    config = TrainConfig(**{"width": 16, "checkpoint": False, "lr": 5.0, "steps": 4, **RESUMED[name]})
+    sampler = tiny.sampler("ddim", 3)
+    diffusion, images = tiny.diffusion(sampler), next(batches(tiny, sampler)).images
+    noises = [Batch(replace(tiny.inputs, noise=tiny.noise + 0.1 * i), images) for i in range(8)]
+
+    def steps(drawn, resume=None):
+        return train_pruner(config, diffusion, tiny_costs, iter(drawn), decode, resume)
+
+    whole = [(s.step, s.consistency, s.sparsity, s.pruner.scores()) for s in steps(noises)]
+    stopped = steps(noises)
+    state = [next(stopped) for _ in range(stop)][-1].state()
+    stopped.close()
+    tensors = safetensors.torch.load(safetensors.torch.save(dict(state.tensors)))
+    kept = State(tensors, json.loads(json.dumps(state.data)))
+    torch.manual_seed(99)
+    again = [
+        (s.step, s.consistency, s.sparsity, s.pruner.scores()) for s in steps(noises[stop * config.accumulate :], kept)
+    ]
+    assert [each[:3] for each in again] == [each[:3] for each in whole[stop - 1 :]]
+    for one, other in zip(again, whole[stop - 1 :], strict=True):
+        assert torch.equal(one[3], other[3])
+
+
+def test_a_state_of_other_settings_is_refused_by_their_name(tiny, tiny_costs):
+    state = next(iter(train(tiny, tiny_costs, steps=1))).state()
+    for name, value in (("lr", 4.0), ("steps", 2), ("encoder", "none")):
+        config = TrainConfig(**{"width": 16, "checkpoint": False, "lr": 5.0, "steps": 1, name: value})
+        with pytest.raises(DipgoError, match=f"made with {name} = .*, not {value!r}"):
+            next(train_pruner(config, tiny.diffusion(tiny.sampler("ddim", 5)), tiny_costs, iter(()), decode, state))
+
+
+@pytest.mark.parametrize("settings", [{"lr": 0.0}, {"lr": 1e-4, "steps": 2}, {"keep": 0.99, "lr": 0.1}])
+def test_a_training_that_learned_nothing_says_what_to_change(tiny, tiny_costs, caplog, settings):
+    train(tiny, tiny_costs, **{"steps": 1, **settings})
+    (record,) = caplog.records
+    assert "the pruner has learned nothing" in record.message and "raise lr or steps, or lower keep" in record.message
+    assert f"at lr {settings['lr']:g}" in record.message and "\n" not in record.message
+
+
+def test_a_training_that_learned_says_nothing(tiny, tiny_costs, caplog):
+    assert train(tiny, tiny_costs, steps=8)[-1].sparsity < 1
+    assert not caplog.records
