@@ -12,12 +12,13 @@ from typing import Any
 import torch
 
 from benchmarks.machine.shards import shards
+from benchmarks.specs import run as specs
 from benchmarks.specs.run import RunSpec, Setting
 from benchmarks.supply.profiles import source
 from dipgo import CostModel, Diffusion, Family, Inputs, Sampler, branch_guidance, denoiser_of, family_of, initial_noise
 from dipgo.errors import unknown
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+DTYPES = {name: getattr(torch, name) for name in specs.DTYPES}
 
 
 @dataclass(frozen=True, eq=False)

@@ -32,7 +32,7 @@ def assemble(spec: RunSpec, plan: Plan, workspace: Path, settings: Mapping[str, 
     if "latency" in spec.metrics:
         cells |= latency_cells(json.loads((folder / "latency.json").read_text()))
     costs = costs_of(spec, plan, workspace)
-    return Record(
+    done = Record(
         id=spec.id,
         digest=spec.digest,
         spec=spec.to_json(),
@@ -45,6 +45,8 @@ def assemble(spec: RunSpec, plan: Plan, workspace: Path, settings: Mapping[str, 
         schedule=schedule_of(plan),
         trace=costs.trace,
     )
+    done.check_asked(f"run {spec.id!r}")
+    return done
 
 
 def schedule_of(plan: Plan) -> dict[str, Any] | None:

@@ -151,7 +151,7 @@ def lost(names: Iterable[str], cells: Collection[str], explained: Collection[str
     dense: whether the run is its own dense run, which is not compared with itself.
     """
     missing = []
-    for name in names:
+    for name in dict.fromkeys(names):
         members = [metric for metric in METRICS.values() if metric.asked_as == name]
         itself = dense and all(DENSE in metric.inputs for metric in members)
         if not itself and name not in explained and not any(metric.name in cells for metric in members):

@@ -91,6 +91,17 @@ class Record:
         for problem in chain(self._problems_of_cells(spec), self._problems_of_schedule()):
             raise DipgoError(f"{where}: {problem}")
 
+    def check_asked(self, where: str) -> None:
+        """Raise one line that starts with `where` for a metric that was asked for and is neither here nor explained."""
+        spec = RunSpec.from_json(self.spec)
+        for dataset in spec.prompts or (ALL,):
+            cells = {*self.metrics.get(dataset, {}), *self.metrics.get(ALL, {})}
+            if missing := lost(spec.metrics, cells, self.absent, dense=spec.reference is None):
+                raise DipgoError(
+                    f"{where}: no {', '.join(missing)} on {dataset}, though asked for, and no reason in `absent`; "
+                    "run it again"
+                )
+
     def _problems_of_cells(self, spec: RunSpec) -> Iterator[str]:
         """What is wrong with the metrics, their samples, and the reasons for those that are absent."""
         for metric, reason in self.absent.items():
@@ -102,10 +113,6 @@ class Record:
                     yield str(unknown("prompt set", dataset, (ALL, *spec.prompts)))
                 if not isinstance(values, Mapping):
                     yield f"what it holds of {dataset!r} is no table of metrics; run it again"
-        for dataset in spec.prompts or (ALL,):
-            cells = {*self.metrics.get(dataset, {}), *self.metrics.get(ALL, {})}
-            if missing := lost(spec.metrics, cells, self.absent, dense=spec.reference is None):
-                yield f"no {', '.join(missing)} on {dataset}, though asked for, and no reason in `absent`; run it again"
         for dataset, values in self.samples.items():
             for metric in values:
                 if metric not in self.metrics.get(dataset, {}):
@@ -134,17 +141,13 @@ class Record:
         if problem:
             yield f"schedule: {problem}; run it again"
             return
-        rows, calls = self.schedule["reuse"], self.schedule["calls"]
+        rows = self.schedule["reuse"]
         entered, whole = sum("0" in row for row in rows), sum("1" not in row for row in rows)
         if computed is not None and not whole <= computed <= entered:
             yield (
                 f"computed_calls is {computed}, but the schedule computes {whole} calls in full and {entered} at least "
                 "in part; run it again"
             )
-        elif pruned is not None and computed is not None:
-            least, most = 1 - computed / calls, 1 - whole / calls
-            if not least - 1e-6 <= pruned <= most + 1e-6:
-                yield f"pruned_ratio is {pruned}, but the schedule saves {least:.6g} to {most:.6g}; run it again"
 
 
 def _problems_of_cell(metric: str, cell: Any, samples: Any) -> Iterator[str]:

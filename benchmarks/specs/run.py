@@ -18,6 +18,7 @@ from dipgo.schedulers import SCHEDULERS
 
 PROFILES = ("embedded", "paper", "random-weights")
 PROTOCOLS = ("clean", "paper")
+DTYPES = ("float32", "bfloat16", "float16")
 OVERLAYS = {"random-weights": "paper"}  # a profile that takes its fields from another's
 
 
@@ -102,6 +103,8 @@ class RunSpec:
             raise unknown("profile", self.profile, PROFILES)
         if self.scheduler not in SCHEDULERS:
             raise unknown("scheduler", self.scheduler, SCHEDULERS)
+        if self.dtype not in DTYPES:
+            raise unknown("dtype", self.dtype, DTYPES)
         if self.protocol not in PROTOCOLS:
             raise unknown("protocol", self.protocol, PROTOCOLS)
         for metric in self.metrics:

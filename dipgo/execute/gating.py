@@ -198,7 +198,7 @@ def _check(graph: BlockGraph, gates: Schedule | torch.Tensor, coefficients: torc
         given = gates.detach()
         if bool(given[0].any()):
             raise DipgoError("gates reuse in call 0, where nothing has been computed yet; clear their first row")
-        if not bool(((given >= 0) & (given <= 1)).all()):
+        if not given.is_meta and not bool(((given >= 0) & (given <= 1)).all()):
             raise DipgoError("gates must lie between 0 (compute) and 1 (reuse); clamp them")
     shape = (gates.reuse if isinstance(gates, Schedule) else gates).shape
     if coefficients is not None and (coefficients.ndim not in (3, 4) or coefficients.shape[:2] != shape):

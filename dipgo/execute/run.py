@@ -111,6 +111,8 @@ class Run:
 
     def _came_first(self, sample: list[torch.Tensor]) -> bool:
         """Whether this sample was the first call's, too. No sampler gives it again."""
+        if any(tensor.is_meta for tensor in sample):  # they hold no values to compare
+            return False
         return len(sample) == len(self.first) and all(map(torch.equal, sample, self.first))
 
     def _misfit(self, timestep: float) -> PartialTrajectory:

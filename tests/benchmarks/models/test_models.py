@@ -75,8 +75,9 @@ def test_full_macs_are_those_that_run(model):
     reuse = np.random.default_rng(0).random((sampler.calls, len(sites))) < 0.4
     reuse[0] = False
     plan = Plan(sampler, Schedule(sites, reuse), model.costs)
+    inputs = model.inputs_of([CLASSES[0]], [5], GUIDANCE)  # outside, since a text encoder multiplies as well
     with torch.no_grad(), gated(model.denoiser, model.costs.graph, plan.schedule), RanMacs() as ran:
-        rollout(model.diffusion(sampler, GUIDANCE), model.inputs_of([CLASSES[0]], [5], GUIDANCE))
+        rollout(model.diffusion(sampler, GUIDANCE), inputs)
     assert macs_cells(plan, branches)["macs_full"]["value"] == pytest.approx(ran.total, rel=1e-6)
 
 
@@ -127,7 +128,7 @@ def index(folder: Path, name: str) -> Path:
 
 
 def test_a_folder_that_is_no_known_pipeline_is_refused(tmp_path):
-    with pytest.raises(DipgoError, match="no diffusers pipeline: no class in its model_index.json"):
+    with pytest.raises(DipgoError, match="model_index.json"):
         pipelines.read(tmp_path)
     with pytest.raises(DipgoError, match="did you mean .*StableDiffusionPipeline"):
         pipelines.read(index(tmp_path, "StabelDiffusionPipeline"))

@@ -59,21 +59,21 @@ def test_a_metric_that_was_asked_for_is_measured_or_explained(name):
     whole = {"all": dict(CELLS), "seen": {}, "held-out": {}}
     for part in ("seen", "held-out"):
         whole[part][member] = {"value": 1.0}
-    make(run, whole).validate("record")
+    make(run, whole).check_asked("record")
     if name == "macs":
         whole["all"] = {}
     for part in ("seen", "held-out"):
         lacking = {**whole, part: {}}
         with pytest.raises(DipgoError, match=f"^record: no {name} on {part}, though asked for") as caught:
-            make(run, lacking).validate("record")
+            make(run, lacking).check_asked("record")
         assert len(str(caught.value).splitlines()) == 1
-        make(run, lacking, absent={name: "too few pictures"}).validate("record")
+        make(run, lacking, absent={name: "too few pictures"}).check_asked("record")
 
 
 def test_a_dense_run_is_not_compared_with_itself():
     assert lost(["psnr", "ssim"], [], [], dense=True) == []
     assert lost(["psnr", "ssim", "clip_score"], ["ssim"], [], dense=False) == ["psnr", "clip_score"]
-    make(spec("macs", "psnr", reference=None), {"all": CELLS}).validate("record")
+    make(spec("macs", "psnr", reference=None), {"all": CELLS}).check_asked("record")
 
 
 def test_every_function_is_there_and_takes_what_its_record_says(tmp_path):
