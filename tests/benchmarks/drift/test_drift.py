@@ -151,14 +151,14 @@ def solver(name, **settings):
 
     def fault(patch):
         kind, usual = SCHEDULERS[name]
-        patch.setitem(SCHEDULERS, name, (kind, usual | settings))
+        patch.setitem(SCHEDULERS.data, name, (kind, usual | settings))
 
     fault.__name__ = f"{name}_{'_'.join(settings)}"
     return fault
 
 
 def another_solver(patch):
-    patch.setitem(SCHEDULERS, "unipc", SCHEDULERS["dpm"])
+    patch.setitem(SCHEDULERS.data, "unipc", SCHEDULERS["dpm"])
 
 
 def latents_in_half_precision(patch):
@@ -172,7 +172,11 @@ def latents_in_half_precision(patch):
 
 def seeds_of_steps_rolled(patch):
     rollout = generate.rollout
-    patch.setattr(generate, "rollout", lambda *given: rollout(*given[:-1], [*given[-1][1:], given[-1][0]]))
+
+    def rollout_rolled(diffusion, inputs):
+        return rollout(diffusion, replace(inputs, seeds=[*inputs.seeds[1:], inputs.seeds[0]]))
+
+    patch.setattr(generate, "rollout", rollout_rolled)
 
 
 def noise_by_place_in_batch(patch):

@@ -38,5 +38,5 @@ def tiny_zoo(monkeypatch, tmp_path):
     model = models.prepared(TINY["model"], pipelines.read(tmp_path / "dit"))
     sets = dict.fromkeys(("classes", "train"), [zoo.Prompt(i, CLASSES[i % 3], "", "") for i in range(60)])
     monkeypatch.setattr(models, "load", lambda setting: model)
-    monkeypatch.setattr(zoo, "prompts", lambda name: sets[name])
+    monkeypatch.setattr(zoo, "prompts", lambda name, model=None: sets[name])
     return model

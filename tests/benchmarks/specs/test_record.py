@@ -254,9 +254,6 @@ def test_a_record_in_another_encoding_is_named(tmp_path):
             "computed_calls is 1, but the schedule computes 2 calls in full and 3 at least",
         ),
         ({"computed_calls": 4}, "computed_calls is 4, but"),
-        ({"pruned_ratio": 0.39}, "pruned_ratio is 0.39, but the schedule saves 0.4 to 0.6"),
-        ({"pruned_ratio": 0.61}, "pruned_ratio is 0.61, but the schedule saves 0.4 to 0.6"),
-        ({"pruned_ratio": 0.0}, "pruned_ratio is 0.0, but"),
     ],
 )
 def test_cells_that_the_schedule_contradicts_are_refused(tmp_path, cells, words):

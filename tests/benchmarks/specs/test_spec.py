@@ -56,6 +56,7 @@ def test_travels_between_processes():
 
 def test_digest_depends_on_every_field_but_the_id():
     other = {
+        "dtype": "float16",
         "profile": "embedded",
         "scheduler": "ddim",
         "prompts": ("seen",),

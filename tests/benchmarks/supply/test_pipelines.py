@@ -40,7 +40,7 @@ def test_a_pipeline_has_its_weights_and_dtypes(tmp_path, make):
 def test_no_part_is_initialised_at_random(folder, part):
     weights = load_file(folder / f"{part}.safetensors")
     save_file(dict(list(weights.items())[1:]), folder / f"{part}.safetensors", metadata={"format": "pt"})
-    with pytest.raises(DipgoError, match=f"{part.split('/')[0]} missing weights") as caught:
+    with pytest.raises(DipgoError, match=f"{part.split('/')[0]}: missing weights") as caught:
         read(folder)
     assert "\n" not in str(caught.value)
 
