@@ -12,7 +12,7 @@ import torch
 
 from baselines.plan import Plan, PlanContext
 from baselines.preparation import Estimate, Lesson, Preparation, State, Step
-from dipgo import picture_seeds, rollout
+from dipgo import Diffusion, picture_seeds, rollout
 
 EXAMPLES = ({"calls": 2, "look": {"pictures": 2}},)
 
@@ -59,8 +59,7 @@ class Changes(Lesson):
         outputs = []
         handle = context.denoiser.register_forward_hook(lambda module, args, output: outputs.append(output[0]))
         try:
-            noise, conditioning, seeds = pictures
-            rollout(context.denoiser, context.sampler, noise, conditioning, context.studio.guidance, seeds)
+            rollout(Diffusion(context.denoiser, context.sampler, context.studio.guidance), pictures)
         finally:
             handle.remove()
         return torch.stack([(b - a).square().mean() for a, b in pairwise([outputs[0], *outputs])])

@@ -222,7 +222,7 @@ DRAWING = [  # each changes pictures
     (solver("ddim", timestep_spacing="trailing"), "ddim"),
     (solver("dpm", solver_order=1), "dpm"),
     (timesteps_off_by_one, "dpm"),
-    (solver("dpm", lower_order_final=False), "pixart"),
+    (solver("dpm", solver_type="heun"), "pixart"),
     (another_solver, "unipc"),
     (solver("unipc", solver_order=1), "unipc"),
     (seeds_of_steps_rolled, "lcm"),

@@ -58,7 +58,7 @@ def test_as_many_dense_pictures_are_made_as_the_training_looks_at(tiny_zoo, tmp_
     batches = batches_of(Training(steps=3, batch=2, prompts="classes"), looked)
     drawn = [next(batches) for _ in range(3)]
     assert made == [3, 1, 2]
-    seeds = [seed for batch in drawn for seed in batch.seeds]
+    seeds = [seed for batch in drawn for seed in batch.inputs.seeds]
     assert len(set(seeds)) == 6 and all(batch.images.shape == (2, 3, 16, 16) for batch in drawn)
 
 
