@@ -153,6 +153,8 @@ class _Ledger(TorchDispatchMode):
         if func is aten._to_copy.default and args[0].is_meta and kwargs.get("device") == torch.device("cpu"):
             return torch.zeros(args[0].shape, dtype=kwargs.get("dtype") or args[0].dtype)
         out = func(*args, **kwargs)
+        if func is aten._lazy_clone.default:  # shares its memory until somebody writes into it
+            return out
         for tensor in tree_leaves(out):
             if isinstance(tensor, torch.Tensor) and tensor.is_meta:
                 self.hold(tensor)

@@ -115,8 +115,10 @@ class _SiteHook:
         shortcut = getattr(module, "conv_shortcut", None) if self.delta else None
         # At a gate of exactly 1 no gradient reaches the new value: its backward pass is spared, but for a shortcut's.
         wasted = gates is not None and shortcut is None and run.fully_reused[call, self.index]
+        stream = snapshot(hidden_states(args, kwargs)) if self.delta else None  # some modules add to it in place
         with torch.set_grad_enabled(torch.is_grad_enabled() and not wasted):
-            new, stream = self._compute(forward, shortcut, args, kwargs)
+            new, shortened = self._compute(forward, shortcut, args, kwargs)
+        stream = stream if shortened is None else shortened
         value = add(new, -stream) if self.delta else new
         shifted = [snapshot(value)] * run.depth if past is None else [snapshot(value), *past[:-1]]
         if gates is not None and call > 0:
@@ -139,12 +141,12 @@ class _SiteHook:
 
     def _compute(
         self, forward: Forward, shortcut: nn.Module | None, args: tuple, kwargs: dict[str, Any]
-    ) -> tuple[Any, torch.Tensor]:
-        """Return the module's new output and the residual stream under it. A shortcut convolution runs only once."""
-        stream = [snapshot(hidden_states(args, kwargs))]  # some modules add to their input in place
-        handle = shortcut and shortcut.register_forward_hook(lambda *call: stream.append(call[-1]))
+    ) -> tuple[Any, torch.Tensor | None]:
+        """Return the module's new output and what its shortcut convolution, if it has one, gave meanwhile."""
+        given: list[torch.Tensor | None] = [None]
+        handle = shortcut and shortcut.register_forward_hook(lambda *call: given.append(call[-1]))
         try:
-            return forward(*args, **kwargs), stream[-1]
+            return forward(*args, **kwargs), given[-1]
         finally:
             if handle:
                 handle.remove()

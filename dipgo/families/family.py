@@ -97,7 +97,8 @@ def structure(denoiser: nn.Module) -> int:
     the shapes of its weights. The values of weights, and hooks around a forward, do not change it."""
     parts: list[Any] = [_shape(getattr(denoiser, "config", None))]
     for name, module in denoiser.named_modules():
-        parts += [name, type(module), _shape(module.forward)]
+        kind = type(module)  # by its name: a gated module is of a class of its own that answers to the same one
+        parts += [name, kind.__module__, kind.__qualname__, _shape(module.forward)]
         parts += [(key, tuple(w.shape)) for key, w in (module._parameters | module._buffers).items() if w is not None]
         for key, value in vars(module).items():
             if not key.startswith("_") and key != "forward":
