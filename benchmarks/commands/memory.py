@@ -128,23 +128,36 @@ class _Ledger(TorchDispatchMode):
         super().__init__()
         self.live = self.peak = 0
         self.storages: dict[int, weakref.ref] = {}
+        self.sharers: dict[int, list[int]] = {}
         self.marks: dict[str, _Mark] = {}
 
     def mark(self, name: str) -> None:
         self.marks[name] = _Mark(self.live, self.peak)
         self.peak = self.live
 
-    def hold(self, tensor: torch.Tensor) -> None:
+    def hold(self, tensor: torch.Tensor, of: torch.Tensor | None = None) -> None:
+        """Count a tensor's memory until the last tensor that shares it is gone.
+
+        of: the tensor of which this one is a copy on write, and whose memory it shares.
+        """
         storage = tensor.untyped_storage()
         key, size = storage._cdata, storage.nbytes()
-        if key not in self.storages:
-            self.storages[key] = weakref.ref(storage, lambda _: self._release(key, size))
+        if key in self.storages:
+            return
+        sharers = self.sharers.get(of.untyped_storage()._cdata) if of is not None else None
+        if sharers is None:
+            sharers = [0]
             self.live += size
             self.peak = max(self.peak, self.live)
+        sharers[0] += 1
+        self.sharers[key] = sharers
+        self.storages[key] = weakref.ref(storage, lambda _: self._release(key, size))
 
     def _release(self, key: int, size: int) -> None:
         del self.storages[key]
-        self.live -= size
+        sharers = self.sharers.pop(key)
+        sharers[0] -= 1
+        self.live -= 0 if sharers[0] else size
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
@@ -153,7 +166,8 @@ class _Ledger(TorchDispatchMode):
         if func is aten._to_copy.default and args[0].is_meta and kwargs.get("device") == torch.device("cpu"):
             return torch.zeros(args[0].shape, dtype=kwargs.get("dtype") or args[0].dtype)
         out = func(*args, **kwargs)
-        if func is aten._lazy_clone.default:  # shares its memory until somebody writes into it
+        if func is aten._lazy_clone.default:  # it shares its memory until somebody writes into it
+            self.hold(out, of=args[0])
             return out
         for tensor in tree_leaves(out):
             if isinstance(tensor, torch.Tensor) and tensor.is_meta:
