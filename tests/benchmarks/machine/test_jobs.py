@@ -99,8 +99,9 @@ def alive(process: int) -> bool:
 
 
 CODE = """
-import sys
+import signal, sys
 from pathlib import Path
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a test run in the background is told to ignore Ctrl-C
 from benchmarks.machine.jobs import Job, run_jobs
 from tests.benchmarks.machine.test_jobs import linger
 try:
