@@ -130,8 +130,8 @@ def gpu_pack(session: nox.Session) -> None:
 
 @nox.session(venv_backend="none")
 def tests(session: nox.Session) -> None:
-    """Run the tests."""
-    run(session, "pytest", *session.posargs)
+    """Run the tests, one process a core; the tests of a file stay together, since they share what is costly."""
+    run(session, "pytest", "--numprocesses=auto", "--dist=loadfile", *session.posargs)
 
 
 @nox.session(venv_backend="none")
