@@ -18,6 +18,7 @@ _MODULES = {
     "execute.lockstep": ("gated_together", "rollout_together"),
     "execute.trace": ("Outcome", "Trace"),
     "families": ("FAMILIES", "Family", "branch_guidance", "denoiser_of", "family_of"),
+    "families.watch": ("capture", "costs_of", "find_sites"),
     "forecast.learning": ("LearnConfig", "Learned", "learn_forecast"),
     "forecast.rules": ("RULES", "Forecast", "ReuseRule", "ruled"),
     "graph": ("BlockGraph", "Execution", "Site", "trace_graph"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from dipgo.schedule import Schedule
 INPUT = -1  # stands for the denoiser's own inputs among the sites that a tensor was made from
 NOTHING: frozenset[int] = frozenset()
 DELTA = ":delta"
+POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 WHOLE_CALL = ""  # the denoiser itself as the one gated module
 
 
@@ -271,6 +273,20 @@ def call_once(denoiser: nn.Module, inputs: Mapping[str, Any]) -> Any:
             f"{type(denoiser).__name__} does not run on these inputs: {first_line(error)}; give the inputs of one call "
             "as its pipeline makes it"
         ) from error
+
+
+def named_inputs(denoiser: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments of a call `denoiser(*args, **kwargs)` by the names of its forward's parameters.
+
+    Raises `DipgoError` where a positional argument has no name.
+    """
+    names = [p.name for p in inspect.signature(denoiser.forward).parameters.values() if p.kind in POSITIONAL]
+    if len(args) > len(names):
+        raise DipgoError(
+            f"{type(denoiser).__name__} takes {len(args)} positional inputs, but its forward names {len(names)}; "
+            "write them out as parameters of its forward"
+        )
+    return {**dict(zip(names, args, strict=False)), **kwargs}
 
 
 def resolve(denoiser: nn.Module, module: str) -> nn.Module:

@@ -73,23 +73,33 @@ class Family:
         return {**self.probe(denoiser_of(pipeline)), **conditioning}
 
     def costs(self, denoiser: nn.Module, sites: Sequence[str], probe: Mapping[str, Any] | None = None) -> CostModel:
-        """Return graph and MACs over some sites, from one traced and one counted call with `probe` (the family's where
-        there are none). They are kept until the denoiser's structure changes."""
-        probe = probe or self.probe(denoiser)
-        counted = _COUNTED.setdefault(denoiser, {})
-        key = tuple(sites), _shape(probe), structure(denoiser)
-        if key not in counted:
-            graph = trace_graph(denoiser, sites, probe)
-            counted[key] = count_costs(denoiser, graph, probe, self.macs)
-        return counted[key]
+        """Return graph and MACs over some sites, see `counted`; the call's inputs are `probe`, or else the family's."""
+        return counted(denoiser, sites, probe or self.probe(denoiser), self.macs)
 
 
-def denoiser_of(pipeline: Any) -> nn.Module:
-    """Return the denoiser of a diffusers pipeline."""
-    for name in ("unet", "transformer"):
-        if getattr(pipeline, name, None) is not None:
-            return getattr(pipeline, name)
-    raise DipgoError(f"{type(pipeline).__name__} has no unet and no transformer, so there is nothing to gate")
+def counted(denoiser: nn.Module, sites: Sequence[str], inputs: Mapping[str, Any], paper: PaperMacs) -> CostModel:
+    """Return graph and MACs over some sites, from one traced and one counted call `denoiser(**inputs)`. They are kept
+    until the denoiser's structure changes."""
+    known = _COUNTED.setdefault(denoiser, {})
+    key = tuple(sites), paper, _shape(inputs), structure(denoiser)
+    if key not in known:
+        known[key] = count_costs(denoiser, trace_graph(denoiser, sites, inputs), inputs, paper)
+    return known[key]
+
+
+def denoiser_of(pipeline: Any, component: str | None = None) -> nn.Module:
+    """Return the denoiser of a pipeline: the component of that name, such as "transformer_2" or "controlnet.nets.0", or
+    else its unet or transformer. Raises `DipgoError` where it has no such module."""
+    for name in (component,) if component else ("unet", "transformer"):
+        found = pipeline
+        for part in name.split("."):
+            found = getattr(found, part, None)
+        if isinstance(found, nn.Module):
+            return found
+    missing = f"module {component!r}" if component else "unet and no transformer, so there is nothing to gate"
+    others = sorted(name for name, value in vars(pipeline).items() if isinstance(value, nn.Module))
+    names = f"; its modules are {', '.join(others)}" if others else ""
+    raise DipgoError(f"{type(pipeline).__name__} has no {missing}{names}")
 
 
 def structure(denoiser: nn.Module) -> int:
