@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from baselines.plan import Plan, PlanContext
-from baselines.preparation import Estimate, Lesson, Preparation, State, Step
+from baselines.preparation import Estimate, Lesson, Preparation, Step
 from dipgo import Diffusion, LearnConfig, Schedule, learn_forecast, picture_seeds
 from dipgo.errors import DipgoError
+from dipgo.state import State
 
 NOISE_SEED = 1_000_003  # apart from the seeds of any scored picture
 BATCHES = 2  # as many pictures run together, unseen, as this many batches hold
@@ -69,20 +71,20 @@ class ForecastLearning(Lesson):
         order = np.random.default_rng(settings.seed).permutation(len(captions))
         seeds = picture_seeds(NOISE_SEED + settings.seed, range(settings.pictures))
         pictures = studio.pictures([captions[i] for i in order[: settings.pictures]], seeds)
-        plan, losses = self.start(context), []
+        plan = self.start(context)
         config = settings.config
         if config.together == LearnConfig.together:
             config = replace(config, together=BATCHES * studio.at_once)
         diffusion = Diffusion(context.denoiser, plan.sampler, studio.guidance)
-        for learned in learn_forecast(config, diffusion, plan.costs.graph, plan.schedule, pictures):
-            losses.append(learned.loss)
-            schedule = learned.schedule
-            yield Step(
-                {"loss": learned.loss}, State, lambda s=schedule: {"schedule": s.to_dict(), "losses": list(losses)}
-            )
+        for learned in learn_forecast(config, diffusion, plan.costs.graph, plan.schedule, pictures, state):
+            yield Step({"loss": learned.loss}, learned.state, partial(_result, learned.schedule))
 
     def read(self, result: Mapping[str, Any]) -> Schedule:
         return Schedule.from_dict(result["schedule"])
+
+
+def _result(schedule: Schedule, log: Sequence[Mapping[str, float]]) -> dict[str, Any]:
+    return {"schedule": schedule.to_dict(), "losses": [shown["loss"] for shown in log]}
 
 
 @dataclass(frozen=True)

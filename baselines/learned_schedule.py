@@ -12,9 +12,10 @@ import numpy as np
 
 from baselines.learned_forecast import NOISE_SEED, ForecastLearning, Learning
 from baselines.plan import Plan, PlanContext, Studio
-from baselines.preparation import Estimate, Lesson, Preparation, State, Step
+from baselines.preparation import Estimate, Lesson, Preparation, Step
 from baselines.search import FitnessConfig
 from dipgo import Batch, Diffusion, Forecast, TrainConfig, picture_seeds, select_schedule, train_pruner
+from dipgo.state import State
 
 CHUNK = 25  # batches whose dense pictures are made together, which costs a fraction of one by one
 FIRST = ("steps", "lr", "weight_decay", "accumulate", "loss", "alpha", "tau", "gamma", "encoder", "width", "keep")
@@ -68,13 +69,12 @@ class PrunerTraining(Lesson):
 
     def steps(self, context: PlanContext, state: State | None) -> Iterator[Step]:
         settings, studio = self.settings, context.studio
-        costs, log = context.at_unit(settings.unit).costs, []
-        batches = batches_of(settings, studio)
+        batches = batches_of(settings, studio, state.data["step"] if state else 0)
         diffusion = Diffusion(context.denoiser, context.sampler, studio.guidance)
-        for step in train_pruner(settings.config, diffusion, costs, batches, studio.decode):
+        costs = context.at_unit(settings.unit).costs
+        for step in train_pruner(settings.config, diffusion, costs, batches, studio.decode, state):
             shown = {"consistency": step.consistency, "sparsity": step.sparsity}
-            log.append(shown)
-            yield Step(shown, State, lambda pruner=step.pruner: {"scores": _scores(pruner), "log": list(log)})
+            yield Step(shown, step.state, lambda log, pruner=step.pruner: {"scores": _scores(pruner), "log": log})
 
     def read(self, result: Mapping[str, Any]) -> np.ndarray:
         return np.array(result["scores"], dtype=np.float32)
@@ -84,19 +84,23 @@ def _scores(pruner: Any) -> list[list[float]]:
     return pruner.scores().detach().cpu().numpy().tolist()
 
 
-def batches_of(settings: Training, studio: Studio) -> Iterator[Batch]:
-    """Yield the batches of a training with the dense run's pictures, as many as it takes."""
+def batches_of(settings: Training, studio: Studio, made: int = 0) -> Iterator[Batch]:
+    """Yield the batches of a training with the dense run's pictures, as many as it takes.
+
+    made: how many steps are made already; their batches are left out.
+    """
     captions, size = studio.captions(settings.prompts), settings.batch
     order = np.random.default_rng(settings.seed)
-    left = settings.steps * settings.accumulate
+    left, skipped = settings.steps * settings.accumulate, made * settings.accumulate
     for number in itertools.count():
         drawn = [captions[i] for i in order.choice(len(captions), size * CHUNK, replace=False)][: size * left]
-        seeds = picture_seeds(NOISE_SEED + settings.seed, [number * size * CHUNK + i for i in range(len(drawn))])
-        images = studio.images(drawn, seeds)
-        for start in range(0, len(drawn), size):
-            part = slice(start, start + size)
-            yield Batch(studio.pictures(drawn[part], seeds[part]), images[part])
-        left -= CHUNK
+        if skipped < CHUNK:  # the pictures of a chunk are made in the same batches, whichever of them are used
+            seeds = picture_seeds(NOISE_SEED + settings.seed, [number * size * CHUNK + i for i in range(len(drawn))])
+            images = studio.images(drawn, seeds)
+            for start in range(skipped * size, len(drawn), size):
+                part = slice(start, start + size)
+                yield Batch(studio.pictures(drawn[part], seeds[part]), images[part])
+        left, skipped = left - CHUNK, max(0, skipped - CHUNK)
 
 
 @dataclass(frozen=True)

@@ -7,14 +7,13 @@ the harness keeps the result, lets runs with equal settings share it, and goes o
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, ClassVar
 
-from torch import Tensor
-
 from baselines.plan import PlanContext
+from dipgo.state import State
 
 
 @dataclass(frozen=True)
@@ -65,23 +64,16 @@ class Preparation(ABC):
 
 
 @dataclass(frozen=True)
-class State:
-    """What a lesson needs to go on after a step as if it had never stopped."""
-
-    tensors: Mapping[str, Tensor] = field(default_factory=dict)
-    data: Mapping[str, Any] = field(default_factory=dict)
-    """Plain JSON values."""
-
-
-@dataclass(frozen=True)
 class Step:
     """Where a lesson stands after one of its steps."""
 
     shown: Mapping[str, float]
-    """What the progress bar shows."""
+    """What the progress bar shows and the lesson's log keeps."""
     state: Callable[[], State]
-    result: Callable[[], dict[str, Any]]
-    """Returns the result if this is the last step: plain JSON values."""
+    """Returns what it takes to go on from here; it is called before the next step."""
+    result: Callable[[Sequence[Mapping[str, float]]], dict[str, Any]]
+    """Returns the result if this is the last step: plain JSON values, made of the log of all steps and what the lesson
+    has learned."""
 
 
 class Lesson(Preparation):
@@ -98,8 +90,11 @@ class Lesson(Preparation):
 
     @abstractmethod
     def steps(self, context: PlanContext, state: State | None) -> Iterator[Step]:
-        """Learn for a run, from the beginning or from the state after an earlier step. After a state the same steps
-        follow, bit for bit, as without the stop. `context.studio` gives the pictures to learn from."""
+        """Learn for a run and yield every step; `context.studio` gives the pictures to learn from.
+
+        state: the state after an earlier step, which is yielded again. The steps after it are the same, bit for bit, as
+            without the stop. None begins anew.
+        """
 
     def read(self, result: Mapping[str, Any]) -> Any:
         """Return what the method uses: by default the last step's result as it is."""

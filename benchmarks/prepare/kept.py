@@ -17,11 +17,12 @@ from tqdm import tqdm
 
 from baselines import method
 from baselines.plan import PlanContext
-from baselines.preparation import Lesson, Preparation, State
+from baselines.preparation import Lesson, Preparation
 from benchmarks.machine.provenance import memory_meter
 from benchmarks.specs.files import address, write_bytes, write_text
 from benchmarks.specs.run import RunSpec
 from dipgo.errors import DipgoError
+from dipgo.state import State
 
 log = logging.getLogger(__name__)
 
@@ -85,26 +86,26 @@ def taught(lesson: Lesson, context: PlanContext, spec: RunSpec, path: Path) -> M
     with held(path):
         if path.exists():
             return read(path)
-        state, before = _read_state(_state_path(path))
+        state, past = _read_state(_state_path(path))
         start = last = perf_counter()
-        title, step = f"{lesson.title}, {spec.id}", None
-        done = state.data.get("done", 0) if state else 0
+        title, course, step = f"{lesson.title}, {spec.id}", past["log"][:-1], None
         with memory_meter() as peak:
 
             def cost() -> dict[str, float]:
-                seconds = before["seconds"] + perf_counter() - start
-                return {"seconds": seconds, "peak_memory": max(before["peak_memory"], peak())}
+                seconds = past["seconds"] + perf_counter() - start
+                return {"seconds": seconds, "peak_memory": max(past["peak_memory"], peak())}
 
-            with tqdm(total=lesson.total, initial=done, desc=title, unit="step") as progress:
+            with tqdm(total=lesson.total, initial=len(course), desc=title, unit="step") as progress:
                 for step in lesson.steps(context, state):
+                    course.append(dict(step.shown))
                     progress.update()
                     progress.set_postfix({name: f"{value:.4f}" for name, value in step.shown.items()})
-                    if perf_counter() - last > KEEP_EVERY and progress.n < lesson.total:
-                        _write_state(_state_path(path), step.state(), cost())
+                    if perf_counter() - last > KEEP_EVERY and len(course) < lesson.total:
+                        _write_state(_state_path(path), step.state(), {"log": course, **cost()})
                         last = perf_counter()
             if step is None:
                 raise DipgoError(f"{title}: it has no steps; ask for at least 1")
-            result = {**step.result(), **cost()}
+            result = {**step.result(course), **cost()}
         write_text(path, json.dumps({"model": spec.model, "settings": lesson.identity(), **result}) + "\n")
         _state_path(path).unlink(missing_ok=True)
         return result
@@ -114,19 +115,18 @@ def _state_path(path: Path) -> Path:
     return path.with_suffix(".state")
 
 
-def _write_state(path: Path, state: State, cost: Mapping[str, float]) -> None:
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.tensors.items()}
-    write_bytes(path, save(tensors, {"data": json.dumps(dict(state.data)), "cost": json.dumps(cost)}))
+def _write_state(path: Path, state: State, past: Mapping[str, Any]) -> None:
+    write_bytes(path, save(dict(state.tensors), {"data": json.dumps(dict(state.data)), "past": json.dumps(past)}))
 
 
-def _read_state(path: Path) -> tuple[State | None, dict[str, float]]:
-    """Return the state that is kept and what it cost to come there; None where none is kept."""
+def _read_state(path: Path) -> tuple[State | None, dict[str, Any]]:
+    """Return the state that is kept with its log, seconds and peak of memory; None where none is kept."""
     if not path.exists():
-        return None, {"seconds": 0.0, "peak_memory": 0}
+        return None, {"log": [], "seconds": 0.0, "peak_memory": 0}
     try:
         with safe_open(path, "pt") as file:
             metadata = file.metadata()
             state = State({name: file.get_tensor(name) for name in file.keys()}, json.loads(metadata["data"]))
-            return state, json.loads(metadata["cost"])
+            return state, json.loads(metadata["past"])
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
         raise DipgoError(f"{path}: not a whole state ({error}); delete it, and the work begins anew") from error

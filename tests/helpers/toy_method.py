@@ -11,8 +11,9 @@ import numpy as np
 import torch
 
 from baselines.plan import Plan, PlanContext
-from baselines.preparation import Estimate, Lesson, Preparation, State, Step
+from baselines.preparation import Estimate, Lesson, Preparation, Step
 from dipgo import Diffusion, picture_seeds, rollout
+from dipgo.state import State
 
 EXAMPLES = ({"calls": 2, "look": {"pictures": 2}},)
 
@@ -43,16 +44,17 @@ class Changes(Lesson):
         return self.settings.pictures
 
     def steps(self, context: PlanContext, state: State | None) -> Iterator[Step]:
-        total = state.tensors["total"] if state else torch.zeros(context.sampler.calls)
+        total, done = (state.tensors["total"], state.data["done"]) if state else (torch.zeros(context.sampler.calls), 0)
         captions, seeds = context.studio.captions("train"), picture_seeds(7, range(self.total))
-        for number in range(state.data["done"] if state else 0, self.total):
-            pictures = context.studio.pictures([captions[number]], [seeds[number]])
-            total = total + self.changes(context, pictures)
-            yield Step(
-                {"change": total.mean().item()},
-                lambda total=total, done=number + 1: State({"total": total}, {"done": done}),
-                lambda total=total: {"changes": total.tolist()},
-            )
+        if done:
+            yield self.step(total, done)
+        for number in range(done, self.total):
+            total = total + self.changes(context, context.studio.pictures([captions[number]], [seeds[number]]))
+            yield self.step(total, number + 1)
+
+    def step(self, total: torch.Tensor, done: int) -> Step:
+        shown = {"change": total.mean().item()}
+        return Step(shown, lambda: State({"total": total}, {"done": done}), lambda log: {"changes": total.tolist()})
 
     @torch.no_grad()
     def changes(self, context: PlanContext, pictures: Any) -> torch.Tensor:
