@@ -46,6 +46,26 @@ def hooked(denoiser: nn.Module, graph: BlockGraph, sites: Sequence[Hook], call: 
                 module.__class__ = type(module).__base__
 
 
+@contextmanager
+def around(module: nn.Module, hook: Hook) -> Iterator[None]:
+    """Put one more hook on a module, outside of all that are there, and take it off on leaving.
+
+    Contexts of `hooked` and of this one are left in the opposite order of their entering.
+    """
+    if module not in _HOOKS:
+        module.__class__ = _hookable(type(module))
+    before = _HOOKS.get(module, ())
+    _HOOKS[module] = (*before, hook)
+    try:
+        yield
+    finally:
+        if before:
+            _HOOKS[module] = before
+        else:
+            del _HOOKS[module]
+            module.__class__ = type(module).__base__
+
+
 @cache
 def _hookable(kind: type[nn.Module]) -> type[nn.Module]:
     """Return a class that is `kind` in all but its calls, which go through the module's hooks.
