@@ -20,11 +20,12 @@ class Plan:
 
     sampler: Sampler
     schedule: Schedule
+    """It carries the sampler's timesteps, so that it is refused wherever it is run under another one."""
     costs: CostModel
 
     def __post_init__(self) -> None:
         self.costs.graph.check(self.schedule)
-        self.sampler.check(self.schedule)
+        object.__setattr__(self, "schedule", self.sampler.stamped(self.schedule))
 
 
 class Fitness(Protocol):

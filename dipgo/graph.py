@@ -142,7 +142,7 @@ def trace_graph(denoiser: nn.Module, sites: Sequence[str], inputs: Mapping[str, 
         def hook(module, args, kwargs):
             runs[sites[index]] += 1
             reads[index] = follow.origins((args, kwargs)) - {INPUT}
-            stream = follow.origins(hidden_states(args, kwargs)) if parsed[index].delta else NOTHING
+            stream = follow.origins(hidden_states(module, args, kwargs)) if parsed[index].delta else NOTHING
             follow.enter(index, (args, kwargs), stream)
 
         return hook
@@ -297,6 +297,14 @@ def resolve(denoiser: nn.Module, module: str) -> nn.Module:
         raise DipgoError(f"{type(denoiser).__name__} has no module {module!r}: site of another family?") from None
 
 
-def hidden_states(args: tuple, kwargs: Mapping[str, Any]) -> torch.Tensor:
-    """What a block transforms: its first argument, in every model of diffusers."""
-    return args[0] if args else kwargs["hidden_states"]
+def hidden_states(module: nn.Module, args: tuple, kwargs: Mapping[str, Any]) -> torch.Tensor:
+    """Return what a block transforms: its first argument, however it is passed. Raises `DipgoError` where it has none.
+
+    The models of diffusers pass it by position or as `hidden_states`; others have other names for it.
+    """
+    if args or "hidden_states" in kwargs:
+        return args[0] if args else kwargs["hidden_states"]
+    first = next(iter(inspect.signature(module.forward).parameters), None)
+    if first not in kwargs:
+        raise DipgoError(f"{type(module).__name__} was called without its first argument, so that it has no delta")
+    return kwargs[first]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cache, cached_property
 from pathlib import Path
 from time import perf_counter
@@ -86,7 +86,8 @@ class Journal:
     """What a search has evaluated."""
 
     losses: dict[str, float]
-    """The loss of every schedule by its digest, in the order of evaluation."""
+    """The loss of every schedule by its digest without timesteps, which a search has in common, in the order of
+    evaluation."""
     seconds: float = 0.0
     """How long the evaluations took."""
     finished: bool = False
@@ -127,7 +128,7 @@ class Fitness:
         return len(self.asked)
 
     def __call__(self, schedules: Sequence[Schedule]) -> list[float]:
-        digests = [schedule.digest for schedule in schedules]
+        digests = [replace(schedule, timesteps=None).digest for schedule in schedules]
         missing = {d: s for d, s in zip(digests, schedules, strict=True) if d not in self.journal.losses}
         todo = list(missing.items())
         with tqdm(total=len(todo), desc=self.title, unit="schedule", disable=not todo) as progress:

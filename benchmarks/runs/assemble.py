@@ -51,5 +51,5 @@ def assemble(spec: RunSpec, plan: Plan, workspace: Path, settings: Mapping[str, 
 
 def schedule_of(plan: Plan) -> dict[str, Any] | None:
     """Return a plan's schedule as a record holds it; None where it reuses nothing."""
-    schedule = plan.sampler.stamped(plan.schedule)
+    schedule = plan.schedule
     return schedule.to_dict() | {"calls": schedule.calls} if schedule.reuse.any() else None

@@ -115,7 +115,9 @@ class _SiteHook:
         shortcut = getattr(module, "conv_shortcut", None) if self.delta else None
         # At a gate of exactly 1 no gradient reaches the new value: its backward pass is spared, but for a shortcut's.
         wasted = gates is not None and shortcut is None and run.fully_reused[call, self.index]
-        stream = snapshot(hidden_states(args, kwargs)) if self.delta else None  # some modules add to it in place
+        stream = (
+            snapshot(hidden_states(module, args, kwargs)) if self.delta else None
+        )  # some modules add to it in place
         with torch.set_grad_enabled(torch.is_grad_enabled() and not wasted):
             new, shortened = self._compute(forward, shortcut, args, kwargs)
         stream = stream if shortened is None else shortened

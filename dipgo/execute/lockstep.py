@@ -17,7 +17,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from dipgo.errors import DipgoError
 from dipgo.execute.hooks import hooked, reentrant
-from dipgo.execute.run import CallHook, Run
+from dipgo.execute.run import ROUNDING, CallHook, Run
 from dipgo.execute.trajectory import OUTPUT
 from dipgo.execute.values import add, check_branches, residual, snapshot
 from dipgo.graph import BlockGraph, Site
@@ -52,6 +52,19 @@ def _coefficients(schedules: Sequence[Schedule]) -> np.ndarray:
     return found
 
 
+def _timesteps(schedules: Sequence[Schedule]) -> np.ndarray | None:
+    """Return the timesteps that schedules were made for, as far as they say. Raises `DipgoError` where they differ."""
+    given = [schedule.timesteps for schedule in schedules if schedule.timesteps is not None]
+    for timesteps in given[1:]:
+        other = np.flatnonzero(~np.isclose(timesteps, given[0], rtol=ROUNDING))
+        if len(other):
+            raise DipgoError(
+                f"these schedules were made for different samplers: call {other[0] + 1} is at timestep "
+                f"{given[0][other[0]]:g} in one and at {timesteps[other[0]]:g} in another; run each by itself"
+            )
+    return given[0] if given else None
+
+
 def pick(values: Any, chosen: Sequence[int], count: int, rows: int) -> Any:
     """Return the rows of the `chosen` among `count` schedules, for every tensor in `values` that has `rows` rows."""
 
@@ -66,8 +79,7 @@ class _Run(Run):
     """A run of all schedules, the last values of all rows, and the schedules that are running."""
 
     def __init__(self, denoiser: nn.Module, graph: BlockGraph, schedules: Sequence[Schedule]) -> None:
-        timesteps = next((s.timesteps for s in schedules if getattr(s, "timesteps", None) is not None), None)
-        super().__init__(denoiser, graph.sites, schedules[0].calls, timesteps=timesteps)
+        super().__init__(denoiser, graph.sites, schedules[0].calls, timesteps=_timesteps(schedules))
         executions = [graph.execute(schedule) for schedule in schedules]
         self.computed = np.stack([execution.computed for execution in executions])
         self.runs = np.stack([execution.entered for execution in executions])
@@ -212,7 +224,7 @@ def gated_together(denoiser: nn.Module, graph: BlockGraph, schedules: Sequence[S
     pass `noise.repeat_interleave(S, 0)` and the conditioning likewise. Gives what S runs inside `gated` give, up to
     rounding, without their trace. Without gradients only.
 
-    Raises `DipgoError` for no schedules, schedules of other lengths or a denoiser that is gated already, and
+    Raises `DipgoError` for no schedules, schedules of other lengths or timesteps, a denoiser that is gated already, and
     `PartialTrajectory` at a call whose timestep does not continue its run, and on leaving in the middle of a run.
     """
     if not schedules or len({schedule.calls for schedule in schedules}) != 1:

@@ -34,7 +34,7 @@ def _copied_on_write(tensor: torch.Tensor) -> torch.Tensor:
 def residual(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> torch.Tensor:
     """Return what a block adds its branch to: its input, through a convolution where the width changes."""
     shortcut = getattr(module, "conv_shortcut", None)
-    stream = hidden_states(args, kwargs)
+    stream = hidden_states(module, args, kwargs)
     return stream if shortcut is None else shortcut(stream)
 
 

@@ -64,6 +64,7 @@ def test_plans_are_valid_deterministic_within_the_asked_macs_and_run(tiny_family
         again = method(name).plan(context(family, made, params))
         assert plan.schedule.digest == again.schedule.digest and plan.sampler == again.sampler
         plan.costs.graph.check(plan.schedule)
+        assert plan.schedule.timesteps.tolist() == plan.sampler.timesteps.tolist()
         read = Schedule.from_dict(json.loads(json.dumps(plan.schedule.to_dict())))
         assert read.digest == plan.schedule.digest and (read.reuse == plan.schedule.reuse).all()
         if "ratio" in params:
@@ -71,7 +72,8 @@ def test_plans_are_valid_deterministic_within_the_asked_macs_and_run(tiny_family
         if "calls" in params:
             assert plan.costs.graph.execute(plan.schedule).computed_calls.sum() <= params["calls"]
         with torch.no_grad():
-            assert torch.isfinite(Instance(made.denoiser, plan.costs.graph, made.probe).run(plan.schedule)).all()
+            drawn = Instance(made.denoiser, plan.costs.graph, made.probe).run(plan.schedule, sampler=plan.sampler)
+        assert torch.isfinite(drawn).all()
 
 
 @pytest.mark.parametrize("name", METHODS)

@@ -39,8 +39,11 @@ class Instance:
 
         return {k: torch.ones_like(rows(v)) if "mask" in k else rows(v) for k, v in named.items()}
 
-    def run(self, gates: Schedule | torch.Tensor, backward: bool = False, **kwargs: Any) -> torch.Tensor:
-        sampler = Sampler("ddim", SD_SCHEDULER, len(gates.reuse) if isinstance(gates, Schedule) else len(gates))
+    def run(
+        self, gates: Schedule | torch.Tensor, backward: bool = False, sampler: Sampler | None = None, **kwargs: Any
+    ) -> torch.Tensor:
+        calls = len(gates.reuse if isinstance(gates, Schedule) else gates)
+        sampler = sampler or Sampler("ddim", SD_SCHEDULER, calls)
         noise = initial_noise([5, 6], (4, 8, 8))
         with gated(self.denoiser, self.graph, gates, **kwargs) as self.trace:
             latents = rollout(Diffusion(self.denoiser, sampler, 3.0), Inputs(noise, self.conditioning))

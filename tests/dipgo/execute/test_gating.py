@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 import torch
 from diffusers import AutoencoderKL, PNDMScheduler, StableDiffusionPipeline
+from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from dipgo import Diffusion, DipgoError, Inputs, Outcome, PartialTrajectory, Schedule, gated, rollout
+from dipgo import Diffusion, DipgoError, Inputs, Outcome, PartialTrajectory, Schedule, gated, rollout, trace_graph
 from tests.conftest import GUIDANCE, SD_SCHEDULER
 
 
@@ -205,3 +206,60 @@ def test_gates_of_another_shape_and_double_gating_are_refused(tiny):
         with gated(tiny.denoiser, tiny.graph, torch.zeros(6, 9)):
             run(tiny, torch.zeros(6, 9), tiny.sampler())
     run(tiny, torch.zeros(6, 9), tiny.sampler())  # and the refusal left nothing behind
+
+
+class Block(nn.Module):
+    """What a block transforms comes first in its forward, whatever its name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Linear(4, 4)
+
+    def forward(self, x, scale):
+        return x + scale * self.inner(x)
+
+
+class Chain(nn.Module):
+    """Calls its blocks in one of the `WAYS`."""
+
+    WAYS = {
+        "by position": lambda block, x, t: block(x, t),
+        "by name": lambda block, x, t: block(x=x, scale=t),
+        "by names in another order": lambda block, x, t: block(scale=t, x=x),
+        "with the rest by name": lambda block, x, t: block(x, scale=t),
+    }
+
+    def __init__(self, way: str) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.blocks, self.way = nn.ModuleList([Block() for _ in range(3)]), way
+
+    def forward(self, sample, timestep):
+        for block in self.blocks:
+            sample = self.WAYS[self.way](block, sample, timestep[:, None] / 1000)
+        return sample
+
+    def drawn(self) -> torch.Tensor:
+        """What its last call gives in a schedule that reuses deltas."""
+        sites, sample = [f"blocks.{i}:delta" for i in range(3)], torch.ones(1, 4)
+        graph = trace_graph(self, sites, {"sample": sample, "timestep": torch.ones(1)})
+        reuse = np.array([[False] * 3, [True, False, True], [False, True, True]])
+        with torch.no_grad(), gated(self, graph, Schedule(sites, reuse)):
+            return [self(call * sample, torch.full((1,), 900.0 - call)) for call in range(3)][-1]
+
+
+@pytest.mark.parametrize("way", Chain.WAYS)
+def test_a_delta_is_the_same_however_a_block_is_called(way):
+    assert torch.equal(Chain(way).drawn(), Chain("by position").drawn())
+
+
+def test_a_block_without_an_input_has_no_delta():
+    Chain.WAYS["without input"] = lambda block, x, t: x + block()
+    chain = Chain("without input")
+    for block in chain.blocks:
+        block.forward = lambda: torch.zeros(1, 4)
+    try:
+        with pytest.raises(DipgoError, match="Block was called without its first argument, so that it has no delta"):
+            chain.drawn()
+    finally:
+        del Chain.WAYS["without input"]
