@@ -1,31 +1,57 @@
-"""`python -m benchmarks run SUITE`: measure the runs of a table and write their records.
-`python -m benchmarks doctor`: what a table needs here. `python -m benchmarks fetch`: download what it lacks.
-`python -m benchmarks drift`: whether pictures and scores are still what they were.
-`python -m benchmarks gpu-pack`: on a GPU, the seconds of the paper's models at full size, with random weights.
-`python -m benchmarks macs`: count the MACs of the paper's tables, or of any schedule, without weights."""
+"""Measure the runs of a table (`run`), and what goes with that: say what a table needs here (`doctor`), download what
+it lacks (`fetch`), tell whether pictures and scores are still what they were (`drift`), time the paper's models on a
+GPU (`gpu-pack`), and count MACs without weights (`macs`)."""
 
 from __future__ import annotations
 
 import argparse
 import json
 import logging
+import re
 import sys
 import tomllib
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from benchmarks import ROOT
-from benchmarks.specs.run import PROFILES
-from benchmarks.specs.suite import load_suite, read_suite
+from benchmarks.specs.profiles import DEFAULT, PROFILES, place
+from benchmarks.specs.suite import load_suite, with_needs
 from dipgo.errors import DipgoError, unknown
 from dipgo.schedulers import SCHEDULERS
 
 HERE = ROOT / "benchmarks"
-SOME_ROWS_ABSENT = 3  # exit status: the suite is through, but records of some rows only say why they are empty
+SOME_ROWS_ABSENT = 3
+"""The exit status where the suite is through, but the records of some rows only say why they are empty."""
+LISTS = ("rows", "methods", "metrics", "models", "profiles", "prompts")
+
+
+class _List(argparse.Action):
+    """Prints names of one kind, and ends the command."""
+
+    def __call__(self, parser: argparse.ArgumentParser, options: object, kind: Any, flag: Any = None) -> None:
+        from benchmarks.commands.listing import names
+
+        print("\n".join(names(kind)))
+        parser.exit()
 
 
 def main(arguments: list[str] | None = None) -> int:
+    """Run a command and return its exit status. A `DipgoError` becomes one line on the standard error."""
+    options = _parser().parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s", stream=sys.stderr)
+    try:
+        return COMMANDS[options.command](options)
+    except (ValueError, OSError) as error:
+        logging.getLogger(__name__).debug("traceback", exc_info=True)
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("--version", action="version", version=f"dipgo {_version()}")
+    parser.add_argument("--list", choices=LISTS, action=_List, help="print the names of a kind, one a line, and end")
     commands = parser.add_subparsers(dest="command", required=True)
     run = commands.add_parser("run", help="measure the runs of a suite; finished ones are re-used")
     run.add_argument("suite", help="name of a file in benchmarks/suites, such as table1, or a path to a .toml")
@@ -69,28 +95,30 @@ def main(arguments: list[str] | None = None) -> int:
     macs.add_argument("--steps", type=int, default=50, help="of that run")
     macs.add_argument("--schedule", type=Path, metavar="FILE", help="of that run; default: everything is computed")
     macs.add_argument("--json", action="store_true", help="print that run's counts as one JSON object")
-    options = parser.parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s", stream=sys.stderr)
-    try:
-        return COMMANDS[options.command](options)
-    except (ValueError, OSError) as error:
-        logging.getLogger(__name__).debug("traceback", exc_info=True)
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    return parser
 
 
 def _choose(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--profile", default=PROFILES[0], help="embedded (the zoo's models) or paper")
+    told = "; ".join(f"{name}: {profile.about}" for name, profile in PROFILES.items())
+    parser.add_argument("--profile", default=DEFAULT, help=f"{told}; default: {DEFAULT}")
     parser.add_argument(
         "--random-weights",
         action="store_const",
         dest="profile",
         const="random-weights",
-        help="the paper profile without its weights and data: only time and memory are measured",
+        help="the same as --profile random-weights",
     )
 
 
+def _version() -> str:
+    try:
+        return version("dipgo")
+    except PackageNotFoundError:  # a checkout that is not installed
+        return tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["version"]
+
+
 def _suite(name: str) -> Path:
+    """Return the file of a suite: one in benchmarks/suites by its name, or any by its path."""
     suites = {path.stem: path for path in (HERE / "suites").glob("*.toml")}
     path = Path(name) if name.endswith(".toml") else suites.get(name)
     if path is None:
@@ -99,17 +127,27 @@ def _suite(name: str) -> Path:
 
 
 def _settings(options: argparse.Namespace) -> dict[str, Any]:
-    """The fields that a trial sets."""
+    """Return the fields that a trial sets, by name."""
     settings: dict[str, Any] = {} if options.limit is None else {"limit": options.limit}
     for text in options.set:
         name, equals, value = text.partition("=")
         if not equals:
             raise DipgoError(f"--set {text}: give it as FIELD=VALUE, such as steps=4")
-        try:
-            settings[name] = tomllib.loads(f"value = {value}")["value"]
-        except tomllib.TOMLDecodeError:
-            settings[name] = value
+        settings[name] = _value(text, value)
     return settings
+
+
+def _value(text: str, value: str) -> Any:
+    """Return what `--set` is given as a value: one of TOML, or a single word."""
+    try:
+        parsed = tomllib.loads(f"value = {value}")
+    except (ValueError, RecursionError):
+        if re.fullmatch(r"[A-Za-z][\w./-]*", value):
+            return value
+        parsed = {}
+    if parsed.keys() != {"value"}:
+        raise DipgoError(f"--set {text[:80]!r}: no value of TOML, such as 0.8, true, [1, 2] or \"words\"; write it so")
+    return parsed["value"]
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -122,9 +160,11 @@ def _run(options: argparse.Namespace) -> int:
         folder = getattr(options, name)
         if folder and folder.exists() and not folder.is_dir():
             raise DipgoError(f"--{name}: {folder} is no folder; name one")
-    read_suite(path, options.profile)
+    # What is wrong with the suite, the settings or the rows is told before torch is loaded, which takes seconds.
+    unread = load_suite(path, lambda row: "unread", options.profile, settings)
+    with_needs(unread, options.row)
     from benchmarks.machine.shards import shards
-    from benchmarks.runs.run import Suite, with_needs  # after the cheap checks: it imports torch
+    from benchmarks.runs.run import Suite
     from benchmarks.supply.profiles import source
 
     specs = load_suite(path, source(options.profile).revision, options.profile, settings)
@@ -134,9 +174,8 @@ def _run(options: argparse.Namespace) -> int:
 
         print(listing(needs(wanted, options.workspace)))
         return 0
-    published = ROOT / "tables" / "records"
-    usual = options.workspace / "records" if settings else published
-    records = options.records or (usual if options.profile == PROFILES[0] else usual / options.profile)
+    usual = options.workspace / "records" if settings else ROOT / "tables" / "records"
+    records = options.records or place(options.profile, usual)
     workers = options.workers or (1 if shards().device.type == "cuda" else 2)
     failed = Suite(specs, options.workspace, records, options.batch, workers).run(wanted, fresh=options.fresh)
     for name, reason in failed.items():

@@ -16,11 +16,11 @@ from itertools import zip_longest
 from pathlib import Path
 
 from benchmarks.specs.files import write_bytes
-from benchmarks.specs.run import PROFILES
+from benchmarks.specs.profiles import DEFAULT, PROFILES, place
 from dipgo.errors import DipgoError
 from tables.claims.ledger import LEDGER, render_claims
 from tables.figures.pareto import PARETO, render_pareto, stamp
-from tables.load import HERE, folder_of, names
+from tables.load import HERE, names
 from tables.pages.gpu import GPU, render_gpu
 from tables.pages.macs import MACS, render_macs
 from tables.render import render
@@ -58,17 +58,17 @@ def _rendered(options: argparse.Namespace) -> Iterator[tuple[str, Path, str | by
     every = not options.names and options.profile is None
     asked = [
         (name, profile)
-        for profile in (PROFILES if every else [options.profile or PROFILES[0]])
+        for profile in (PROFILES if every else [options.profile or DEFAULT])
         for name in options.names or [*names(), PARETO]
         if name not in OTHERS
     ]
-    asked += [(name, PROFILES[0]) for name in OTHERS if every or name in options.names]
+    asked += [(name, DEFAULT) for name in OTHERS if every or name in options.names]
     for name, profile in asked:
         files = RENDERERS.get(name, partial(render, name))(options.records, profile)
         if options.names and not files:
-            raise DipgoError(f"{folder_of(profile, options.records)}: no record of {name}; measure it first")
+            raise DipgoError(f"{place(profile, options.records)}: no record of {name}; measure it first")
         for file, content in files.items():
-            yield name, folder_of(profile, options.out) / file, content
+            yield name, place(profile, options.out) / file, content
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -76,7 +76,7 @@ def main(arguments: list[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     command = commands.add_parser("render", help="turn records into markdown, CSV and figures")
     command.add_argument("names", nargs="*", metavar="NAME", help="default: all tables and pages")
-    command.add_argument("--profile", choices=PROFILES, help="default: the embedded one; without names, all profiles")
+    command.add_argument("--profile", choices=list(PROFILES), help="default: embedded; without names, all profiles")
     command.add_argument("--records", type=Path, default=HERE / "records", metavar="DIR")
     command.add_argument("--out", type=Path, default=HERE / "out", metavar="DIR")
     command.add_argument("--check", action="store_true", help="write nothing; exit with 1 if a file is stale")

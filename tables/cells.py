@@ -11,10 +11,11 @@ from typing import Any
 
 import pandas as pd
 
+from benchmarks.specs.profiles import PROFILES
 from benchmarks.specs.record import Record
 from dipgo.errors import DipgoError
 from tables.load import departures, paper_value
-from tables.spec import EMBEDDED, Column, Dataset, Row, Table
+from tables.spec import Column, Dataset, Row, Table
 from tables.stats import Difference, paired_difference, seed_difference, unpaired_difference
 
 
@@ -129,7 +130,7 @@ def paper_verdict(
     column, dataset: those of the cell.
     spec: the spec of the cell's run. A model of the zoo is never compared with the paper's.
     """
-    if spec["profile"] == EMBEDDED:
+    if not PROFILES[spec["profile"]].paper_models:
         return "another model"
     if column.apart:
         return column.apart

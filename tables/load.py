@@ -13,15 +13,14 @@ from benchmarks.specs import record
 from benchmarks.specs.files import construct, flat, merge, read_toml
 from benchmarks.specs.metrics import DENSE, METRICS
 from benchmarks.specs.record import Record
-from benchmarks.specs.run import OVERLAYS, PROFILES, profiled
+from benchmarks.specs.profiles import DEFAULT, PROFILES, profiled
 from benchmarks.specs.suite import read_suite
 from dipgo.errors import DipgoError, unknown
 from tables.rows import printed, read_rows
-from tables.spec import EMBEDDED, Column, Contest, Dataset, Fact, Group, PaperColumn, Row, Table
+from tables.spec import Column, Contest, Dataset, Fact, Group, PaperColumn, Row, Table
 
 HERE = Path(__file__).parent
 SUITES = HERE.parent / "benchmarks" / "suites"
-RANDOM = "random-weights"
 SHARED = ("profile", "limit", "seed", "protocol")
 """The fields that all runs of a table have in common."""
 OF_MODEL = ("revision", "resolution", "dtype")
@@ -37,12 +36,7 @@ def names(folder: Path = HERE / "specs") -> list[str]:
     return sorted(path.stem for path in folder.glob("*.toml"))
 
 
-def folder_of(profile: str, base: Path) -> Path:
-    """The folder in `base` that holds the files of a profile; `base` itself holds those of the embedded one."""
-    return base if profile == EMBEDDED else base / profile
-
-
-def columns(profile: str = EMBEDDED, path: Path = HERE / "columns.toml") -> dict[str, Column]:
+def columns(profile: str = DEFAULT, path: Path = HERE / "columns.toml") -> dict[str, Column]:
     """Return every column that a table may hold, by the name of its metric."""
     defined = profiled(read_toml(path), profile)
     return {
@@ -121,8 +115,8 @@ class _Parts:
         return tuple(Fact(run, key, title, **self.shared["fact"].get(key, {})) for run, key, title in facts)
 
     def paper_columns(self) -> tuple[PaperColumn, ...]:
-        """The columns of the paper's values. Profiles other than the embedded one show these values in brackets."""
-        metrics = self.spec.get("paper_column", []) if self.profile == EMBEDDED else []
+        """The columns of the paper's values. Profiles of the paper's own models show these values in brackets."""
+        metrics = self.spec.get("paper_column", []) if not PROFILES[self.profile].paper_models else []
         return tuple(PaperColumn(metric, **self.known("paper_column", metric)) for metric in metrics)
 
     def columns(self, *keys: str) -> tuple[tuple[Column, ...], ...]:
@@ -142,7 +136,7 @@ class _Parts:
         return tuple(lists)
 
 
-def load_table(name: str, folder: Path = HERE / "specs", profile: str = EMBEDDED, suites: Path = SUITES) -> Table:
+def load_table(name: str, folder: Path = HERE / "specs", profile: str = DEFAULT, suites: Path = SUITES) -> Table:
     """The table of a name in a profile, from its spec in `folder`, its suite in `suites`, and `shared.toml`.
 
     The rows, models and prompt sets are those of the suite's runs (see `tables.rows.read_rows`). A spec holds the other
@@ -160,11 +154,10 @@ def load_table(name: str, folder: Path = HERE / "specs", profile: str = EMBEDDED
     """
     if name not in names(folder):
         raise unknown("table", name, names(folder))
-    if profile not in PROFILES:
-        raise unknown("profile", profile, PROFILES)
+    overlay = PROFILES[profile].overlay
     path, shared = folder / f"{name}.toml", read_toml(HERE / "shared.toml")
     base = read_toml(path)
-    if profile != EMBEDDED and OVERLAYS.get(profile, profile) not in base.get("profile", {}):
+    if overlay and overlay not in base.get("profile", {}):
         raise DipgoError(f"{path}: nothing for the {profile} profile; this table has no such profile")
     spec = {**profiled(merge(shared["spec"], base), profile), "name": name}
     suite = suites / f"{name}.toml"
@@ -184,7 +177,7 @@ def load_table(name: str, folder: Path = HERE / "specs", profile: str = EMBEDDED
     }
     table = construct(Table, {**spec, **made}, str(path))
     _validate(table, path, suite)
-    return _unscored(table) if profile == RANDOM else table
+    return _unscored(table) if PROFILES[profile].unscored else table
 
 
 def _validate(table: Table, path: Path, suite: Path) -> None:
@@ -223,7 +216,7 @@ def _validate(table: Table, path: Path, suite: Path) -> None:
 
 
 def _unscored(table: Table) -> Table:
-    """The table without scores of pictures, for random weights. All other columns are shown."""
+    """The table without scores of pictures, for a profile that has none. All other columns are shown."""
     shown = tuple(column for column in table.column if not column.scored)
     return replace(table, shown=shown, csv_only=(), difference="", compare=())
 

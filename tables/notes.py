@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from benchmarks.specs.profiles import PROFILES
 from benchmarks.specs.record import Record
-from tables.spec import EMBEDDED, Table
+from tables.spec import Table
 
 NOTES = (
     "† a row of our own, not in the paper's table.",
@@ -21,10 +22,6 @@ INLINE_NOTE = (
     "In brackets: what the paper prints for the row. ✓ our value is within {agrees} of it, ≠ it is not. Without a mark "
     "the two are not of one thing, and the CSV says in what they differ: speedups are of another device, a pruned "
     "row's MACs of another schedule than the paper's, which is not published."
-)
-RANDOM_NOTE = (
-    "**The weights are random.** The models have the paper's shapes and their pictures are noise, which nobody scores: "
-    "what stands here are MACs and seconds, and no quality."
 )
 FEW_STEPS_WARNING = (
     "**Read the few-step controls with care.** They are PLMS, DDIM, DPM-Solver++ 2M and UniPC on their default "
@@ -70,7 +67,7 @@ def origin(records: Iterable[Record]) -> tuple[str, str, str]:
 
 def _paper_note(table: Table) -> str:
     """The note that says where the paper's values stand and what they may be compared with."""
-    if table.profile == EMBEDDED:
+    if not PROFILES[table.profile].paper_models:
         return APART_NOTE.format(paper_model=table.paper_model)
     agrees: dict[float, list[str]] = {}
     for column in table.shown:

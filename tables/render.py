@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pandas as pd
 
+from benchmarks.specs.profiles import DEFAULT, PROFILES, place
 from benchmarks.specs.record import Record
 from tables.cells import Cell, Comparison, comparisons_of, row_cell, table_cells
 from tables.format import Footnotes, deviation, grid, number, spread
-from tables.load import RANDOM, departures, folder_of, load_paper, load_records, load_table
-from tables.notes import FEW_STEPS_WARNING, RANDOM_NOTE, notes, origin
-from tables.spec import CONTROL, EMBEDDED, Column, Contest, Dataset, Group, Row, Table
+from tables.load import departures, load_paper, load_records, load_table
+from tables.notes import FEW_STEPS_WARNING, notes, origin
+from tables.spec import CONTROL, Column, Contest, Dataset, Group, Row, Table
 
 CSV_COLUMNS = ["row", "dataset", "metric", "value", "paper", "n", "low", "high", "sd", "seeds", "verdict", "run"]
 ARROWS = {"up": " ↑", "down": " ↓", "": ""}
@@ -43,7 +44,7 @@ def _dataset_section(
     table: Table, dataset: Dataset, cells: Mapping[tuple[str, str, str], Cell], notes: Footnotes
 ) -> str:
     headers = ["Row"] + [column.title + ARROWS[column.direction] for column in table.shown]
-    inline = table.profile != EMBEDDED
+    inline = PROFILES[table.profile].paper_models
     paper_columns = table.paper_column if dataset.paper else ()
     headers += [f"{table.paper_model} {column.title}" for column in paper_columns]
     printed = {column.paper: column.key for column in table.column if column.paper}
@@ -102,7 +103,7 @@ def _compare_section(table: Table, contest: Contest, comparisons: list[Compariso
     headers = ["Against"] * grouped + ["Prompts"] * several + COMPARE_HEADERS
     headers += [f"{column.title}: row / control" for column in beside]
     text = f"## {contest.title}\n\n{contest.text}\n"
-    if {CONTROL, "few steps"} & set(contest.groups) and table.profile == EMBEDDED:
+    if {CONTROL, "few steps"} & set(contest.groups) and not PROFILES[table.profile].paper_models:
         text += f"\n{FEW_STEPS_WARNING}\n"
     for metric in contest.metrics:
         column = table.find_column(metric)
@@ -141,7 +142,7 @@ def _measured_on(table: Table, records: Mapping[str, Record]) -> str:
     parts = [
         f"{models} at {sizes} px, {spec['profile']} profile",
         devices,
-        f"{spec['limit']} images a prompt set and run" if table.profile == EMBEDDED else "",
+        f"{spec['limit']} images a prompt set and run" if not PROFILES[table.profile].paper_models else "",
         days,
         commits,
     ]
@@ -181,24 +182,25 @@ def csv_text(cells: list[Cell]) -> str:
 def markdown(table: Table, records: Mapping[str, Record], cells: list[Cell], comparisons: list[Comparison]) -> str:
     marks = Footnotes()
     lookup = {(cell.row, cell.dataset, cell.metric): cell for cell in cells}
-    random = f"{RANDOM_NOTE}\n\n" if table.profile == RANDOM else ""
-    sections = [f"# {table.title}\n\n{random}{_measured_on(table, records)}\n\n{_facts(table, records)}"]
+    note = PROFILES[table.profile].note
+    head = f"{note}\n\n" if note else ""
+    sections = [f"# {table.title}\n\n{head}{_measured_on(table, records)}\n\n{_facts(table, records)}"]
     sections += [_compare_section(table, contest, comparisons, marks) for contest in table.compare]
     sections += [_dataset_section(table, dataset, lookup, marks) for dataset in table.dataset]
     sections.append("\n".join(["## Notes\n", *(f"- {line}" for line in (*notes(table), *marks.lines))]) + "\n")
     return "\n".join(sections)
 
 
-def render(name: str, folder: Path, profile: str = EMBEDDED) -> dict[str, str]:
+def render(name: str, folder: Path, profile: str = DEFAULT) -> dict[str, str]:
     """The texts of a table's two files by name.
 
     name: the name of the table.
     folder: holds the records of all profiles.
-    profile: the profile to render. Without a record the result is empty, except for the embedded profile.
+    profile: the profile to render. Without a record the result is empty, except for the default profile.
     """
     table = load_table(name, profile=profile)
-    records = load_records(table, folder_of(profile, folder))
-    if not records and profile != EMBEDDED:
+    records = load_records(table, place(profile, folder))
+    if not records and profile != DEFAULT:
         return {}
     comparisons = comparisons_of(table, records)
     cells = table_cells(table, records, load_paper(), comparisons)

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from benchmarks.specs.run import PROFILES
+from benchmarks.specs.profiles import DEFAULT
 
-EMBEDDED = PROFILES[0]
 CONTROL = "control"
 """The group of a row's controls where the suite names no groups."""
 
@@ -175,7 +174,7 @@ class Table:
     @property
     def no_record(self) -> str:
         """The reason for a run without a record, with the command that makes it."""
-        profile = "" if self.profile == EMBEDDED else f" -- --profile {self.profile}"
+        profile = "" if self.profile == DEFAULT else f" -- --profile {self.profile}"
         return f"not measured yet, run `nox -s reproduce-{self.name}{profile}`"
 
     def find_row(self, run: str) -> Row:

@@ -25,7 +25,8 @@ from benchmarks.models.generate import pictures_at_once
 from benchmarks.models.model import DTYPES
 from benchmarks.runs.needs import TERA, Need, needs, short, summary
 from benchmarks.specs import record
-from benchmarks.specs.run import PROFILES, RunSpec
+from benchmarks.specs.profiles import PROFILES
+from benchmarks.specs.run import RunSpec
 from benchmarks.specs.suite import load_suite
 from benchmarks.supply import assets
 from benchmarks.supply.profiles import source
@@ -83,7 +84,7 @@ def _memory(found: Sequence[Need]) -> list[Finding]:
 
 def _steps(spec: RunSpec) -> dict[str, Callable[[], Memory]]:
     """What a run does at a time, by name, with the estimate of its memory; there is none for the models of the zoo."""
-    if spec.profile == PROFILES[0]:
+    if not PROFILES[spec.profile].paper_models:
         return {}
     model, dtype, many = spec.model, DTYPES[spec.dtype], pictures_at_once(spec.resolution)
     steps = {f"{model}, {many} pictures at once": partial(generation_bytes, model, many, dtype, True)}
@@ -148,8 +149,8 @@ def _time(found: Sequence[Need], profile: str, workspace: Path) -> Finding:
 def _records(profile: str, workspace: Path) -> list[record.Record]:
     """The records that tell how fast a profile's models are here, trials among them."""
     published = ROOT / "tables" / "records"
-    names = [""] if profile == PROFILES[0] else PROFILES[1:]
-    folders = [base / name for name in names for base in (published, workspace / "records")]
+    alike = [each for each in PROFILES.values() if each.paper_models == PROFILES[profile].paper_models]
+    folders = [base / each.folder for each in alike for base in (published, workspace / "records")]
     found = []
     for path in (path for folder in folders for path in sorted(folder.glob("*.json"))):
         try:

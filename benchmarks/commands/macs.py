@@ -24,7 +24,8 @@ CELLS = HERE / "macs.toml"
 COUNTS = ROOT / "tables" / "macs.json"
 PACKAGES = ("torch", "diffusers", "numpy")
 PRUNED = "pruned"
-CODE = ("dipgo", "baselines", "benchmarks/models", "benchmarks/commands/macs.py", "benchmarks/supply/paper_configs.py")
+CODE = ("dipgo", "baselines", "benchmarks/models", "benchmarks/commands/macs.py")
+CODE += ("benchmarks/supply/paper_configs.py", "benchmarks/supply/paper_configs.toml")
 """What may decide a count: whole folders, so that no module that matters can be forgotten."""
 
 
@@ -57,7 +58,8 @@ def load_cells(path: Path = CELLS) -> list[MacsCell]:
 
 def digest(cells: list[MacsCell]) -> str:
     """16 hex digits of all that decides the counts: the cells, the code that counts them, and its packages."""
-    files = [file for name in CODE for file in ([ROOT / name] if name.endswith(".py") else (ROOT / name).rglob("*.py"))]
+    places = [ROOT / name for name in CODE]
+    files = [file for place in places for file in ([place] if place.is_file() else place.rglob("*.py"))]
     code = {file.relative_to(ROOT).as_posix(): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
     packages = {name: version(name) for name in PACKAGES}
     text = json.dumps([[asdict(cell) for cell in cells], code, packages], sort_keys=True)

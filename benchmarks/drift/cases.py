@@ -19,7 +19,8 @@ from benchmarks.models.macs import macs_cells
 from benchmarks.prepare.studio import RunStudio
 from benchmarks.runs import tasks
 from benchmarks.runs.tasks import Task
-from benchmarks.specs.run import PROFILES, RunSpec
+from benchmarks.specs.profiles import DEFAULT
+from benchmarks.specs.run import RunSpec
 from benchmarks.specs.suite import load_suite
 from benchmarks.supply.profiles import source
 from dipgo import Schedule
@@ -89,7 +90,7 @@ class Outcome:
 @cache
 def _suite(name: str) -> dict[str, RunSpec]:
     path = ROOT / "benchmarks" / "suites" / f"{name}.toml"
-    return {spec.id: spec for spec in load_suite(path, source(PROFILES[0]).revision)}
+    return {spec.id: spec for spec in load_suite(path, source(DEFAULT).revision)}
 
 
 def revisions() -> dict[str, str]:

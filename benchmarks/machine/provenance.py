@@ -1,4 +1,4 @@
-"""Where a number comes from: code, packages, weights, machine and command."""
+"""Where numbers come from: code, packages, weights, machine and command."""
 
 from __future__ import annotations
 
@@ -22,9 +22,11 @@ PACKAGES = ("torch", "diffusers", "transformers", "open_clip_torch", "clean-fid"
 
 
 def provenance(weights: Mapping[str, str], workers: int = 1) -> dict[str, Any]:
-    """What identifies this measurement; `weights` maps a model to the digest of its files.
+    """Return what identifies a measurement, as plain JSON values.
 
-    The peak memory is this process's, and as much for each worker beside it as the largest of them held.
+    weights: the digest of each model's files, by the name of the model.
+    workers: how many processes measured. The peak memory is that of this process, and for each worker beside it as much
+        as the largest of them held.
     """
     beside = workers if workers > 1 else 0
     return {
@@ -48,10 +50,10 @@ def _peak(who: int) -> int:
 
 @contextmanager
 def memory_meter(interval: float = 0.05) -> Iterator[Callable[[], int]]:
-    """Gives a function of the most resident memory, in bytes, that this process has had inside the context so far.
+    """Give a function that returns the most memory, in bytes, that was in use inside the context so far.
 
-    On a GPU it is the most memory allocated there. On a CPU it is sampled every `interval` seconds where there is
-    Linux's /proc; elsewhere it is the process's peak of all time.
+    On a GPU this is the most memory allocated there. On a CPU it is the resident memory of the process, sampled every
+    `interval` seconds where Linux's /proc exists. Elsewhere it is the peak of the process since it began.
     """
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
@@ -82,7 +84,7 @@ def memory_meter(interval: float = 0.05) -> Iterator[Callable[[], int]]:
 
 
 def device_name() -> str:
-    """The GPU's name, or the processor's with its cores."""
+    """Return the name of the GPU, or that of the processor with the number of threads."""
     if torch.cuda.is_available():
         return torch.cuda.get_device_name()
     name = platform.processor() or platform.machine()
@@ -96,7 +98,7 @@ def device_name() -> str:
 
 
 def _git(*arguments: str) -> str:
-    """Git's answer about this checkout; empty where there is no git or no repository."""
+    """The answer of git about this checkout; empty without git or a repository."""
     try:
         result = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
     except FileNotFoundError:

@@ -16,7 +16,8 @@ from benchmarks.models import shapes as paper_models
 from benchmarks.models.generate import image_paths
 from benchmarks.models.macs import macs_cells
 from benchmarks.prepare import kept
-from benchmarks.specs.run import PROFILES, RunSpec
+from benchmarks.specs.profiles import PROFILES
+from benchmarks.specs.run import RunSpec
 from benchmarks.supply.datasets import LENGTHS
 from benchmarks.supply.paper_configs import paper_model
 from benchmarks.supply.profiles import source
@@ -94,7 +95,7 @@ def needs(specs: Sequence[RunSpec], workspace: Path) -> list[Need]:
 
 def size(spec: RunSpec, prompts: str) -> int:
     """Return how many captions a prompt set has; nothing needs to be there for the answer."""
-    if spec.profile == PROFILES[0]:
+    if not PROFILES[spec.profile].paper_models:
         return len(source(spec.profile).captions(prompts, spec.model))
     if prompts not in LENGTHS:
         raise DipgoError(f"run {spec.id!r}: {unknown('prompt set', prompts, LENGTHS)}")
@@ -104,7 +105,7 @@ def size(spec: RunSpec, prompts: str) -> int:
 def _plan(spec: RunSpec, name: str) -> Plan:
     """Return the plan of a run's method, or of "dense". Raises `NeedsPictures` where pictures decide it."""
     params = spec.params if name == spec.method else {}
-    if spec.profile != PROFILES[0]:
+    if PROFILES[spec.profile].paper_models:
         return paper_models.plan(spec.model, Sampler(spec.scheduler, {}, spec.steps), name, params)
     model = models.load(spec)
     sampler = Sampler(spec.scheduler, model.scheduler_config, spec.steps)
@@ -117,7 +118,7 @@ def _macs(spec: RunSpec, plan: Plan) -> float:
 
 def branches(spec: RunSpec) -> int:
     """Return the number of guidance branches of a call."""
-    if spec.profile != PROFILES[0]:
+    if PROFILES[spec.profile].paper_models:
         return paper_model(spec.model).branches
     return models.load(spec).branches(spec.guidance)
 

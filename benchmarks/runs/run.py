@@ -30,7 +30,7 @@ from benchmarks.specs.record import Record
 from benchmarks.specs.run import RunSpec
 from benchmarks.speed import latency
 from benchmarks.supply.profiles import source
-from dipgo.errors import DipgoError, unknown
+from dipgo.errors import DipgoError
 
 log = logging.getLogger(__name__)
 
@@ -265,17 +265,3 @@ class Suite:
         stamp = provenance({spec.model: spec.revision})
         done = Record(spec.id, spec.digest, spec.to_json(), metrics={}, absent=absent, provenance=stamp)
         record.write(done, self.records, replace=True)
-
-
-def with_needs(specs: Sequence[RunSpec], only: Sequence[str]) -> list[RunSpec]:
-    """Return the runs of the ids `only` and those that they need, in the suite's order, in which needs come first.
-    Raises `DipgoError` for an id that the suite does not have."""
-    known = [spec.id for spec in specs]
-    for name in only:
-        if name not in known:
-            raise unknown("row", name, known)
-    digests = {spec.digest for spec in specs if spec.id in only}
-    for spec in reversed(specs):
-        if spec.digest in digests:
-            digests |= set(spec.needs)
-    return [spec for spec in specs if spec.digest in digests]

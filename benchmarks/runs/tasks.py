@@ -19,6 +19,7 @@ from benchmarks.quality.clip_score import ClipJudge
 from benchmarks.quality.score import Inputs
 from benchmarks.specs.files import write_text
 from benchmarks.specs.metrics import JUDGE, scored, takes
+from benchmarks.specs.profiles import PROFILES
 from benchmarks.specs.run import RunSpec
 from benchmarks.supply.profiles import source
 
@@ -52,7 +53,7 @@ def captions_of(spec: RunSpec, prompts: str) -> list[str]:
 def unscored(spec: RunSpec) -> dict[str, str]:
     """Return the metrics of a run's pictures that are not worked out, with the reason for each."""
     asked = scored(spec.metrics)
-    if reason := source(spec.profile).unscored:
+    if reason := PROFILES[spec.profile].unscored:
         return dict.fromkeys([metric.name for metric in asked], reason)
     sets = [captions_of(spec, prompts) for prompts in spec.prompts]
     reasons = {metric.name: max(map(metric.too_few, sets)) for metric in asked}

@@ -1,25 +1,24 @@
-"""What a run is: `RunSpec`, hashed from canonical JSON, and the suites (TOML) that list runs. No torch."""
+"""What a run is: a `RunSpec`, and its digest. No torch."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import math
 import re
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from benchmarks.specs.files import construct, merge
+from benchmarks.specs.files import construct
 from benchmarks.specs.metrics import asked
+from benchmarks.specs.profiles import PROFILES
 from dipgo.errors import DipgoError, unknown
 from dipgo.schedulers import SCHEDULERS
 
-PROFILES = ("embedded", "paper", "random-weights")
 PROTOCOLS = ("clean", "paper")
 DTYPES = ("float32", "bfloat16", "float16")
-OVERLAYS = {"random-weights": "paper"}  # a profile that takes its fields from another's
 
 
 def _freeze(value: Any) -> Any:
@@ -35,8 +34,10 @@ def _thaw(value: Any) -> Any:
 
 
 class Setting(NamedTuple):
-    """The fields of a run that decide what its denoiser does when everything is computed. Runs of one setting share
-    their trainings and calibration pictures."""
+    """The fields of a run that decide what its denoiser does when everything is computed.
+
+    Runs of one setting share their trainings and calibration pictures.
+    """
 
     profile: str
     model: str
@@ -50,34 +51,37 @@ class Setting(NamedTuple):
 
 @dataclass(frozen=True)
 class RunSpec:
-    """Everything that decides a run's results. Immutable; `params` is a read-only, nested mapping.
-
-    `revision` is a digest of the model's weights and of all that pictures are scored with. `limit` is in images a
-    prompt set, `resolution` in pixels. `protocol` says where a picture's noise comes from: "clean", its prompt's
-    index; "paper", its place in a batch of 4, as in the authors' evaluation, so that all pictures share four noises.
-    `reference` is the id of the run whose images PSNR and SSIM are measured against, None for that run
-    itself. `needs` holds the digests of the runs whose results this one consumes (its reference and
-    `params["of"]`): when one of them changes, so does this run's digest.
-    """
+    """Everything that decides the results of a run. It is immutable."""
 
     id: str
+    """A label, which names the run's record. No result depends on it."""
     profile: str
     model: str
     revision: str
+    """A digest of the model's weights and of all that pictures are scored with."""
     method: str
     scheduler: str
     steps: int
     guidance: float
     resolution: int
+    """The width and height of a picture, in pixels."""
     dtype: str
     prompts: tuple[str, ...]
+    """The names of the prompt sets."""
     limit: int
+    """The most pictures of a prompt set."""
     seed: int
     metrics: tuple[str, ...]
     params: Mapping[str, Any] = field(default_factory=dict)
+    """The parameters of the method, as a read-only, nested mapping of plain JSON values."""
     reference: str | None = None
+    """The id of the run against whose pictures PSNR and SSIM are measured; None where that is this run itself."""
     needs: tuple[str, ...] = ()
+    """The digests of the runs whose results this one consumes: its reference and `params["of"]`. Where one of them
+    changes, so does the digest of this run."""
     protocol: str = "clean"
+    """Where the noise of a picture comes from. "clean": from the index of its prompt. "paper": from its place in a
+    batch of 4, as in the authors' evaluation, so that all pictures share four noises."""
 
     def __post_init__(self) -> None:
         def bad(name: str, wanted: str) -> DipgoError:
@@ -92,15 +96,14 @@ class RunSpec:
             value = getattr(self, name)
             if type(value) is not int or value < least:
                 raise bad(name, f"an integer of at least {least}")
-        if type(self.guidance) not in (int, float) or not math.isfinite(self.guidance):
+        if type(self.guidance) not in (int, float) or not abs(self.guidance) <= sys.float_info.max:
             raise bad("guidance", "a finite number")
         for name in ("prompts", "metrics", "needs"):
             value = getattr(self, name)
             if not isinstance(value, (list, tuple)) or not all(isinstance(item, str) for item in value):
                 raise bad(name, "a list of strings")
             object.__setattr__(self, name, tuple(value))
-        if self.profile not in PROFILES:
-            raise unknown("profile", self.profile, PROFILES)
+        PROFILES[self.profile]  # noqa: B018  (an unknown profile is refused here)
         if self.scheduler not in SCHEDULERS:
             raise unknown("scheduler", self.scheduler, SCHEDULERS)
         if self.dtype not in DTYPES:
@@ -124,8 +127,8 @@ class RunSpec:
 
     @property
     def digest(self) -> str:
-        """First 16 hex digits of the sha256 of the canonical JSON of every field but `id`: a label changes
-        no result, so two rows may share one run."""
+        """The first 16 hex digits of the sha256 of the canonical JSON of every field but `id`. A label changes no
+        result, so that two rows may share one run."""
         data = self.to_json()
         del data["id"]
         try:
@@ -136,10 +139,11 @@ class RunSpec:
 
     @property
     def setting(self) -> Setting:
+        """The fields that decide what the denoiser does when everything is computed."""
         return Setting(*(getattr(self, name) for name in Setting._fields))
 
     def to_json(self) -> dict[str, Any]:
-        """Plain dicts, lists and scalars; `from_json` turns them back into an equal spec."""
+        """Return the fields as plain dicts, lists and scalars. `from_json` turns them back into an equal spec."""
         data = {f.name: _thaw(getattr(self, f.name)) for f in fields(self)}
         if self.protocol == PROTOCOLS[0]:
             del data["protocol"]  # it came later than the first records, whose digests shall hold
@@ -147,11 +151,5 @@ class RunSpec:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> RunSpec:
-        """Raises `DipgoError` for an unknown field, a missing field or a value out of range."""
+        """Return the spec of these fields. Raises `DipgoError` for an unknown or missing field, or a bad value."""
         return construct(cls, data, f"run {data.get('id', '(no id)')!r}")
-
-
-def profiled(data: Mapping[str, Any], profile: str) -> dict[str, Any]:
-    """A file's tables for a profile: those outside `[profile]`, with `[profile.<name>]` on top."""
-    overlay = data.get("profile", {}).get(OVERLAYS.get(profile, profile), {})
-    return merge({key: value for key, value in data.items() if key != "profile"}, overlay)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 from benchmarks.specs.files import merge, read_toml
-from benchmarks.specs.run import OVERLAYS, PROFILES, RunSpec
+from benchmarks.specs.profiles import DEFAULT, PROFILES
+from benchmarks.specs.run import RunSpec
 from benchmarks.specs.sweep import expand
 from dipgo.errors import DipgoError, unknown
 
@@ -21,7 +22,7 @@ TABLES = (*SHARED, "sweep", "run", "profile", "extends")
 OVERLAY_TABLES = (*SHARED, "model", "run")
 
 
-def read_suite(path: Path | str, profile: str = PROFILES[0]) -> dict[str, dict[str, Any]]:
+def read_suite(path: Path | str, profile: str = DEFAULT) -> dict[str, dict[str, Any]]:
     """The rows of a suite file by id, in its order: the fields of each run as they are written, with those in `SHOWN`.
 
     A suite has these tables:
@@ -38,10 +39,8 @@ def read_suite(path: Path | str, profile: str = PROFILES[0]) -> dict[str, dict[s
     """
     own = read_toml(path)
     data = _extended(own, Path(path))
-    if profile not in PROFILES:
-        raise unknown("profile", profile, PROFILES)
-    name = OVERLAYS.get(profile, profile)
-    if profile != PROFILES[0] and name not in data.get("profile", {}):
+    name = PROFILES[profile].overlay
+    if name and name not in data.get("profile", {}):
         raise DipgoError(f"{path}: no [profile.{name}]; this suite has no such profile")
     overlay = data.get("profile", {}).get(name, {})
     for tables, known in ((data, TABLES), (overlay, OVERLAY_TABLES)):
@@ -116,7 +115,7 @@ def override(rows: Mapping[str, dict[str, Any]], settings: Mapping[str, Any]) ->
 def load_suite(
     path: Path | str,
     revision: Callable[[Mapping[str, Any]], str],
-    profile: str = PROFILES[0],
+    profile: str = DEFAULT,
     settings: Mapping[str, Any] = MappingProxyType({}),
 ) -> list[RunSpec]:
     """The runs of a suite file (see `read_suite`), in its order, except that a run comes after every run it needs.
@@ -154,3 +153,17 @@ def load_suite(
     for name in rows:
         resolve(name)
     return list(specs.values())
+
+
+def with_needs(specs: Sequence[RunSpec], only: Sequence[str]) -> list[RunSpec]:
+    """Return the runs of the ids `only` and those that they need, in the suite's order, in which needs come first.
+    Raises `DipgoError` for an id that the suite does not have."""
+    known = [spec.id for spec in specs]
+    for name in only:
+        if name not in known:
+            raise unknown("row", name, known)
+    digests = {spec.digest for spec in specs if spec.id in only}
+    for spec in reversed(specs):
+        if spec.digest in digests:
+            digests |= set(spec.needs)
+    return [spec for spec in specs if spec.digest in digests]

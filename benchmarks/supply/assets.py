@@ -1,8 +1,8 @@
 """What the paper profile takes from elsewhere: weights and data sets, each in a folder that is checked before use.
 
-An asset lies in `assets/<name>` (the environment variable DIPGO_ASSETS names another root): fetched by
-`python -m benchmarks fetch NAME` (benchmarks/fetch.py), or linked there by its user. assets.toml lists what it must
-hold. Nothing here downloads; no torch.
+An asset lies in `assets/<name>`, or below the folder that the environment variable DIPGO_ASSETS names.
+`python -m benchmarks fetch NAME` puts it there (see `benchmarks.supply.fetch`), or its user links a copy there.
+`assets.toml` lists what it must hold. Nothing here downloads. No torch.
 """
 
 from __future__ import annotations
@@ -35,38 +35,42 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Part:
-    """Files of one repository of the hub, or one file behind a URL.
-
-    files: names or patterns, as published. unpack: the members that are kept of an archive among them. into: the
-    folder of the asset that they go to. sha256: {published name: digest}. fallbacks: other places of the same files,
-    each a `url`, or a `repo` with its `revision`. torchscript: `files` are TorchScript, which stays what it is.
-    """
+    """Files of one repository of the hub, or one file behind a URL."""
 
     bytes: int
+    """What it downloads, about."""
     files: list[str]
+    """Names or patterns of the files, as they are published."""
     repo: str = ""
     url: str = ""
     revision: str = ""
+    """The full commit of the repository; empty for the newest one."""
     dataset: bool = False
+    """Whether the repository is a data set."""
     into: str = ""
+    """The folder of the asset that the files go to."""
     unpack: list[str] = field(default_factory=list)
+    """Names or patterns of the members that are kept of an archive; empty where the files are no archives."""
     torchscript: bool = False
+    """Whether the files are TorchScript, which stays as it is."""
     sha256: dict[str, str] = field(default_factory=dict)
+    """Digests by published name, as far as they are known."""
     fallbacks: list[dict[str, str]] = field(default_factory=list)
+    """Other places of the same files: each a `url`, or a `repo` with its `revision`."""
 
     def stored(self, published: str) -> str:
-        """Where a published file lies in the asset's folder: pickled weights are converted to safetensors."""
+        """Return where a published file lies in the asset's folder. Pickled weights are converted to safetensors."""
         path = PurePosixPath(self.into, published)
         return str(path if self.torchscript or path.suffix not in PICKLES else path.with_suffix(".safetensors"))
 
     @property
     def patterns(self) -> list[str]:
-        """What of it lies in the asset's folder."""
+        """The patterns of its files in the asset's folder."""
         return [self.stored(name) for name in self.unpack or self.files]
 
     @property
     def digests(self) -> dict[str, str]:
-        """The sha256 of stored files that are as they were published."""
+        """The sha256 of each stored file that is as it was published."""
         kept = {} if self.unpack else self.sha256
         into = PurePosixPath(self.into)
         return {str(into / name): value for name, value in kept.items() if self.stored(name) == str(into / name)}
@@ -74,35 +78,39 @@ class Part:
 
 @dataclass(frozen=True)
 class Asset:
-    """A folder of weights or data. `own`: what an own copy may hold instead of the parts' files."""
+    """A folder of weights or data."""
 
     name: str
     license: str
     note: str
+    """What a user should know of it."""
     parts: list[Part]
     own: list[str] = field(default_factory=list)
+    """Patterns of the files that a copy of the user's may hold instead of the files of the parts."""
 
     @property
     def path(self) -> Path:
+        """Its folder."""
         return folder() / self.name
 
     @property
     def digests(self) -> dict[str, str]:
-        """{file: sha256} as far as the registry knows."""
+        """{file: sha256} of the files whose digests are known."""
         return {name: value for part in self.parts for name, value in part.digests.items()}
 
     @property
     def remedy(self) -> str:
+        """How a user gets it."""
         return f"run `python -m benchmarks fetch {self.name}`, or link an own copy to {self.path}"
 
 
 def folder() -> Path:
-    """Where the assets lie."""
+    """Return the folder that holds the assets."""
     return Path(os.environ.get("DIPGO_ASSETS") or ROOT / "assets")
 
 
 def registry() -> dict[str, Asset]:
-    """All assets by name."""
+    """Return all assets by name."""
     return _registry(REGISTRY)
 
 
@@ -116,19 +124,19 @@ def _registry(path: Path) -> dict[str, Asset]:
 
 
 def asset(name: str) -> Asset:
-    """An asset's entry; raises `DipgoError` for an unknown name."""
+    """Return an asset. Raises `DipgoError` for an unknown name."""
     if name not in registry():
         raise unknown("asset", name, registry())
     return registry()[name]
 
 
 def size(name: str) -> int:
-    """What fetching it downloads, in bytes, about."""
+    """Return how many bytes fetching an asset downloads, about."""
     return sum(part.bytes for part in asset(name).parts)
 
 
 def missing(name: str) -> str | None:
-    """Why an asset cannot be used, and the way out; None where nothing speaks against it. Reads no big file."""
+    """Return why an asset cannot be used, with the way out; None where nothing speaks against it. Reads no big file."""
     entry = asset(name)
     try:
         _present(entry)
@@ -138,19 +146,19 @@ def missing(name: str) -> str | None:
 
 
 def locate(name: str) -> Path:
-    """The folder of an asset, with every file as it was published or fetched. Raises `DipgoError`."""
+    """Return the folder of an asset. Raises `DipgoError` where a file is not as it was published or fetched."""
     verified(name)
     return asset(name).path
 
 
 def revision(name: str) -> str:
-    """12 hex digits of the names and the content of an asset's files: the same wherever they came from."""
+    """Return 12 hex digits of the names and the content of an asset's files, wherever they came from."""
     text = "".join(f"{file} {digest}\n" for file, digest in sorted(verified(name).items()))
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def verified(name: str) -> dict[str, str]:
-    """{file: sha256} of an asset. Raises `DipgoError` naming a file that is absent, truncated or changed."""
+    """Return {file: sha256} of an asset. Raises `DipgoError` for a file that is absent, truncated or changed."""
     entry = asset(name)
     found = digests(entry.path, _present(entry), name)
     locked = {file: value["sha256"] for file, value in _lock(entry).items()}
@@ -162,8 +170,13 @@ def verified(name: str) -> dict[str, str]:
 
 
 def digests(root: Path, files: Iterable[str], name: str) -> dict[str, str]:
-    """{file: sha256} of files below `root`. A file is read once for as long as its size, its time of change and its
-    place on the disk stay what they are, so that the next start is quick."""
+    """Return {file: sha256} of files.
+
+    root: the folder that they lie in.
+    files: their paths below it.
+    name: the asset, whose digests are remembered. A file is read again only where its size, its time of change or its
+        place on the disk has changed, so that the next start is quick.
+    """
     store = folder() / ".digests" / f"{name}.json"
     try:
         known = json.loads(store.read_text(encoding="utf-8"))
@@ -187,7 +200,7 @@ def digests(root: Path, files: Iterable[str], name: str) -> dict[str, str]:
 
 
 def _present(entry: Asset) -> list[str]:
-    """The files of an asset, sorted, by what can be told without reading them."""
+    """The files of an asset, sorted. Raises `DipgoError` for what is wrong and can be told without reading them."""
     path = entry.path
     if not path.is_dir():
         raise DipgoError(f"{entry.name} is not at {path}; {entry.remedy}")
@@ -217,14 +230,14 @@ def _present(entry: Asset) -> list[str]:
 
 
 def _match(path: Path, patterns: Iterable[str]) -> tuple[list[str], list[str]]:
-    """The files that match, sorted, and the patterns that none does."""
+    """The files that match a pattern, sorted, and the patterns that no file matches."""
     matches = {pattern: [file for file in path.glob(pattern) if file.is_file()] for pattern in patterns}
     found = {file.relative_to(path).as_posix() for files in matches.values() for file in files}
     return sorted(found), [pattern for pattern, files in matches.items() if not files]
 
 
 def _lock(entry: Asset) -> Mapping[str, Mapping[str, Any]]:
-    """{file: {"sha256", "bytes"}} as it was when fetched; empty for an own copy."""
+    """{file: {"sha256", "bytes"}} as it was when it was fetched; empty for a copy that a user has linked."""
     path = entry.path / LOCK
     if not path.is_file():
         return {}

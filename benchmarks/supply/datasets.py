@@ -1,30 +1,34 @@
 """The prompt sets of the paper profile, read from files as they are published. Nothing here downloads.
 
-PartiPrompts and COCO are the paper's evaluation sets, DiffusionDB holds its training prompts (section 4.1), ImageNet's
+PartiPrompts and COCO are the paper's evaluation sets. DiffusionDB holds its training prompts (section 4.1). ImageNet's
 classes are those of its FID-50K (Table 3).
 """
 
 from __future__ import annotations
 
 import csv
-import json
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from dipgo.errors import DipgoError, unknown
+from dipgo.errors import DipgoError, first_line, unknown
+from dipgo.files import read_json
 
-CLASSES, PICTURES_OF_A_CLASS = 1000, 50  # of ImageNet
+CLASSES, PICTURES_OF_A_CLASS = 1000, 50
+"""ImageNet's classes, and how many pictures of each are drawn."""
 LENGTHS = {"parti": 1632, "coco": 5000, "diffusiondb": 1000, "imagenet": CLASSES * PICTURES_OF_A_CLASS}
 COCO, COCO_TABLE = "annotations/captions_val2017.json", "*captions*.tsv"
 
 
 def captions(name: str, path: Path) -> list[str]:
-    """The captions of a prompt set in a folder, in the order that gives them their picture index.
+    """Return the captions of a prompt set, in the order that gives them their picture index.
 
-    `imagenet` takes a DiT pipeline's folder and gives the names of its classes, class by class in turn and 50 times
-    over, so that the first pictures are of different classes. Raises a `DipgoError` of one line for an unknown
-    set, a file that is absent or broken, another number of captions than was published, or an empty one.
+    name: the name of the set. For `imagenet` the answer holds the names of the classes in turn, and that 50 times, so
+        that the first pictures are of different classes.
+    path: the folder of the set; for `imagenet`, that of a DiT pipeline.
+
+    Raises a `DipgoError` of one line for an unknown set, a file that is absent or broken, another number of captions
+    than was published, or an empty caption.
     """
     readers = {"parti": _parti, "coco": _coco, "diffusiondb": _diffusiondb, "imagenet": class_names}
     if name not in readers:
@@ -37,9 +41,10 @@ def captions(name: str, path: Path) -> list[str]:
 
 
 def class_names(path: Path) -> list[str]:
-    """The classes of a pipeline's model_index.json (`id2label`) by label, every name once.
+    """Return the names of the classes in a pipeline's `model_index.json` (`id2label`), in the order of their labels.
 
-    A name is a class's whole entry; where several classes share one ("crane"), the label stands after it.
+    A name is the whole entry of a class. Where several classes share one ("crane"), the label is put behind it, so that
+    every name occurs once.
     """
     file = path / "model_index.json"
     entries = _json(file).get("id2label")
@@ -76,7 +81,7 @@ def _coco(path: Path) -> list[str]:
 
 
 def _diffusiondb(path: Path) -> list[str]:
-    """The prompts of one part, one a picture. Users may have left one empty."""
+    """The prompts of one part, one a picture. A prompt may be empty, as users left it."""
     file = path / "part-000001.json"
     found = [entry.get("p") if isinstance(entry, dict) else None for entry in _json(file).values()]
     if not all(isinstance(prompt, str) for prompt in found):
@@ -85,7 +90,7 @@ def _diffusiondb(path: Path) -> list[str]:
 
 
 def _column(file: Path, column: str) -> list[str]:
-    """One column of a tab-separated file, whose quotation marks are part of the text."""
+    """One column of a tab-separated file. Its quotation marks are part of the text."""
     try:
         with file.open(encoding="utf-8", newline="") as opened:
             rows = list(csv.DictReader(opened, delimiter="\t", quoting=csv.QUOTE_NONE))
@@ -99,10 +104,7 @@ def _column(file: Path, column: str) -> list[str]:
 
 
 def _json(file: Path) -> dict[str, Any]:
-    try:
-        data = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise _broken(file, error) from error
+    data = read_json(file, "JSON as it was published")
     if not isinstance(data, dict):
         raise DipgoError(f"{file} holds no JSON object; take the published file")
     return data
@@ -115,5 +117,5 @@ def _filled(file: Path, found: list[Any]) -> None:
 
 
 def _broken(file: Path, error: Exception) -> DipgoError:
-    reason = error.strerror if isinstance(error, OSError) else str(error).split("\n")[0]
+    reason = error.strerror if isinstance(error, OSError) else first_line(error)
     return DipgoError(f"{file} cannot be read ({reason}); take the published file")

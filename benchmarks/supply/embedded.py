@@ -1,4 +1,4 @@
-"""The embedded profile: the zoo, which lies in the repository."""
+"""The embedded profile."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from dipgo.errors import DipgoError, unknown
 class Embedded:
     """The zoo, which lies in the repository."""
 
-    unscored, judge_model = "", None
+    judge_model = None
     JUDGE, REFERENCE, PROMPTS = "emoji-clip", "reference", "prompts"
 
     def revision(self, row: Mapping[str, Any]) -> str:
@@ -29,6 +29,12 @@ class Embedded:
 
     def pipeline(self, model: str, dtype: torch.dtype) -> Any:
         return read(zoo.model_path(model), dtype)
+
+    def models(self) -> list[str]:
+        return zoo.models()
+
+    def prompt_sets(self) -> list[str]:
+        return zoo.prompt_sets()
 
     def captions(self, prompts: str, model: str) -> list[str]:
         return [prompt.caption for prompt in zoo.prompts(prompts, model)]

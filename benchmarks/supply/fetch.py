@@ -1,5 +1,8 @@
-"""`python -m benchmarks fetch NAME...`: the only thing here that downloads. An asset is put together in a folder beside
-its place and moved there when it is whole; a fetch that was cut off goes on where it stopped."""
+"""`python -m benchmarks fetch NAME...`, the only thing here that downloads.
+
+An asset is put together in a folder beside its place, and moved there when it is whole. A fetch that was cut off goes
+on where it stopped.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +24,7 @@ from huggingface_hub import HfApi
 from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
-    HTTPError,  # of the hub's own HTTP client
+    HTTPError,  # what the hub's HTTP client raises
     LocalEntryNotFoundError,
     OfflineModeIsEnabled,
     RepositoryNotFoundError,
@@ -37,14 +40,14 @@ log = logging.getLogger(__name__)
 
 
 class Unavailable(Exception):
-    """A place that no longer has a part, or never did; another one may."""
+    """A place does not have a part. Another place may."""
 
 
 def fetch(names: Sequence[str]) -> None:
-    """Downloads what is missing of some assets, each whole or not at all.
+    """Download what is missing of some assets, each whole or not at all.
 
-    Raises a `DipgoError` of one line: no network, no such revision, a repository that is gated or gone, a file
-    that is not the published one, a full disk.
+    Raises a `DipgoError` of one line without a network, for an unknown revision, a repository that is gated or gone, a
+    file that is not the published one, and a full disk.
     """
     for client in ("httpx", "httpx2"):  # the hub's, which tells of every request
         logging.getLogger(client).setLevel(logging.WARNING)
@@ -63,7 +66,7 @@ def fetch(names: Sequence[str]) -> None:
 
 
 def _reason(name: str) -> str | None:
-    """Why an asset has to be fetched."""
+    """Why an asset has to be fetched; None where it is there."""
     try:
         locate(name)
     except DipgoError as error:
@@ -72,6 +75,7 @@ def _reason(name: str) -> str | None:
 
 
 def _fetch(entry: Asset, work: Path) -> None:
+    """Put an asset together in the folder `work`, and move it to its place."""
     there = sum(file.stat().st_size for file in work.rglob("*") if file.is_file())
     needed = sum(part.bytes * (2 if _remade(part) else 1) for part in entry.parts) - there
     free = shutil.disk_usage(work).free
@@ -97,12 +101,12 @@ def _fetch(entry: Asset, work: Path) -> None:
 
 
 def _remade(part: Part) -> bool:
-    """Whether its files are archives or pickles, which lie beside what is made of them for a while."""
+    """Whether the files of a part are archives or pickles, which lie beside what is made of them for a while."""
     return bool(part.unpack) or any(part.stored(name) != str(PurePosixPath(part.into, name)) for name in part.files)
 
 
 def _fetch_part(entry: Asset, part: Part, work: Path) -> dict[str, str]:
-    """A part's files in their final form, from the first place that has them; what that place is."""
+    """Bring the files of a part into their final form, from the first place that has them. Return that place."""
     first = {"repo": part.repo, "url": part.url, "revision": part.revision}
     reasons = []
     for place in [{key: value for key, value in first.items() if value}, *part.fallbacks]:
@@ -160,7 +164,7 @@ def _from_url(entry: Asset, part: Part, place: Mapping[str, str], work: Path) ->
 
 
 def _check(entry: Asset, work: Path, file: Path, sha256: str, size: int | None = None) -> None:
-    """Removes a file that is not the published one, so that the next fetch takes it again."""
+    """Raise where a file is not the published one. It is removed, so that the next fetch takes it again."""
     right = file.is_file() and size in (None, file.stat().st_size)
     if right and sha256:
         name = file.relative_to(work).as_posix()
@@ -184,7 +188,7 @@ def _unpack(archive: Path, members: Sequence[str], into: Path) -> None:
 
 
 def _convert(file: Path) -> None:
-    """Pickled weights to safetensors of the same name. What asks for more than tensors is refused, not run."""
+    """Convert pickled weights to safetensors of the same name. A pickle of more than tensors is refused and not run."""
     import torch
     from safetensors import SafetensorError
     from safetensors.torch import save_file
@@ -194,7 +198,7 @@ def _convert(file: Path) -> None:
         state = state.get("state_dict", state)
         tensors = {name: tensor.contiguous() for name, tensor in state.items()}
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, AttributeError) as error:
-        reason = str(error).split("\n")[0]
+        reason = first_line(error)
         raise DipgoError(f"{file.name} is not a pickle of tensors alone; not converted ({reason})") from error
     part = file.with_name(f"{file.name}.part")
     try:
@@ -211,7 +215,7 @@ def _any(name: str, patterns: Sequence[str]) -> bool:
 
 @contextmanager
 def _alone(entry: Asset) -> Iterator[Path]:
-    """The folder that an asset is put together in, for one process at a time."""
+    """Give the folder that an asset is put together in, to one process at a time."""
     work = entry.path.with_name(f".{entry.name}.part")
     work.mkdir(parents=True, exist_ok=True)
     try:
@@ -224,7 +228,7 @@ def _alone(entry: Asset) -> Iterator[Path]:
 
 @contextmanager
 def _plain_errors(entry: Asset) -> Iterator[None]:
-    """One line for what a network or a disk does."""
+    """Turn what a network or a disk raises into one line."""
     again = f"`python -m benchmarks fetch {entry.name}` goes on where this stopped"
     try:
         yield

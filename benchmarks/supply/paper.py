@@ -1,4 +1,4 @@
-"""The paper profile: the paper's own models, prompts and judge, which lie in the folder of assets."""
+"""The paper profile."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from benchmarks.specs.metrics import CLEAN, JUDGE, PAPER, scored, takes
 from benchmarks.specs.real import RealPictures
 from benchmarks.supply import assets, datasets
-from benchmarks.supply.paper_configs import paper_model
+from benchmarks.supply.paper_configs import PAPER_MODELS, paper_model
 from benchmarks.supply.pipelines import read, sliced
 from benchmarks.supply.source import ask_for_data
 from dipgo.errors import DipgoError
@@ -20,12 +20,12 @@ from dipgo.errors import DipgoError
 class Paper:
     """The paper's own models, prompts and judge, which lie in the folder of assets."""
 
-    unscored, judge_model = "", "ViT-g-14"
+    judge_model = "ViT-g-14"
     JUDGE = "clip-vit-g-14"
     TRAINING = "diffusiondb"
     NETWORKS = {CLEAN: "inception-clean", PAPER: "inception-paper"}
     REAL = {"coco": "coco-images", "imagenet": "imagenet"}
-    CLASSES = "imagenet"  # its prompts are the model's own class names
+    CLASSES = "imagenet"  # the prompts of this set are the names of the classes that the model draws
 
     def revision(self, row: Mapping[str, Any]) -> str:
         paper_model(row.get("model"))
@@ -37,6 +37,12 @@ class Paper:
         if hasattr(pipeline, "labels"):  # the pipeline's own lose classes that share a name
             pipeline.labels = {name: label for label, name in enumerate(datasets.class_names(folder))}
         return pipeline
+
+    def models(self) -> list[str]:
+        return [*PAPER_MODELS]
+
+    def prompt_sets(self) -> list[str]:
+        return [*datasets.LENGTHS]
 
     def captions(self, prompts: str, model: str) -> list[str]:
         return datasets.captions(prompts, assets.locate(model if prompts == self.CLASSES else prompts))

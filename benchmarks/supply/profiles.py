@@ -1,19 +1,18 @@
-"""The profiles by name."""
+"""The sources of the profiles."""
 
 from __future__ import annotations
 
-from benchmarks.specs.run import PROFILES
-from benchmarks.supply.embedded import Embedded
-from benchmarks.supply.paper import Paper
+from functools import cache
+from pkgutil import resolve_name
+
+from benchmarks.specs.profiles import PROFILES
 from benchmarks.supply.source import Source
-from benchmarks.supply.unscored import RandomWeights
-from dipgo.errors import unknown
-
-SOURCES: dict[str, Source] = dict(zip(PROFILES, (Embedded(), Paper(), RandomWeights()), strict=True))
 
 
+@cache
 def source(profile: str) -> Source:
-    """A profile's source; raises `DipgoError` for an unknown one."""
-    if profile not in SOURCES:
-        raise unknown("profile", profile, SOURCES)
-    return SOURCES[profile]
+    """Return what supplies the models and prompts of a profile. Its module is imported here and not before.
+
+    Raises `DipgoError` for an unknown profile.
+    """
+    return resolve_name(PROFILES[profile].source)()

@@ -1,6 +1,6 @@
 """The paper's pipelines at their published size with random weights, from nothing but the installed packages.
 
-They draw noise, not pictures, but take the time and the memory of the published ones: so that both are known before
+They draw noise and no pictures, but take the time and the memory of the published ones. So both are known before
 anything is downloaded.
 """
 
@@ -15,18 +15,21 @@ import diffusers
 import torch
 from accelerate import init_empty_weights
 from diffusers import DiffusionPipeline
-from open_clip.tokenizer import SimpleTokenizer
 from torch import nn
 from transformers import CLIPTokenizer, T5EncoderModel, T5Tokenizer
 
 from benchmarks.supply.paper_configs import PaperModel, paper_model
 from dipgo.errors import unknown
 
-PERIOD = 1_000_003  # values, a prime: after so many the noise repeats, as billions of draws would take minutes
-DECODER = "vae"  # stays in float32, as SD-XL's overflows in float16
+PERIOD = 1_000_003
+"""After so many values, a prime number, the noise repeats, since billions of draws would take minutes."""
+DECODER = "vae"
+"""The part that stays in float32, as SD-XL's overflows in float16."""
 DENOISERS = ("unet", "transformer")
-CLASSES = [f"class {label}" for label in range(1000)]  # what the DiT draws; a random one knows no better names
-T5_LONGEST, CLIP_LONGEST = 512, 77  # tokens
+CLASSES = [f"class {label}" for label in range(1000)]
+"""The names of the DiT's classes; a random one knows no better names."""
+T5_LONGEST, CLIP_LONGEST = 512, 77
+"""The most tokens of a caption."""
 
 Changes = Mapping[str, Any]
 
@@ -38,11 +41,16 @@ def pipeline(
     device: torch.device | str = "cpu",
     **changes: Changes,
 ) -> DiffusionPipeline:
-    """A model of the paper as its pipeline of diffusers, frozen, its denoiser and text encoders in `dtype`.
+    """Return a model of the paper as its pipeline of diffusers, with random weights that are frozen.
 
-    Equal seeds give equal weights. They are drawn on the `device`; buffers stay on the CPU. torch's own generator
-    stays as it was. `changes` to the configuration of a part, by the part's name, make smaller ones:
-    `unet={"sample_size": 8}`. Raises `DipgoError` for an unknown name.
+    name: the model.
+    dtype: the dtype of the denoiser and the text encoders.
+    seed: equal seeds give equal weights. torch's own generator stays as it was.
+    device: where the weights are drawn. Buffers stay on the CPU.
+    changes: changes to the configuration of a part, by the name of the part, which make smaller ones:
+        `unet={"sample_size": 8}`.
+
+    Raises `DipgoError` for an unknown name.
     """
     pipeline = without_values(name, dtype, **changes)
     generator = torch.Generator().manual_seed(seed)
@@ -58,7 +66,7 @@ def pipeline(
 
 
 def without_values(name: str, dtype: torch.dtype = torch.float32, **changes: Changes) -> DiffusionPipeline:
-    """The same pipeline with its parameters on the meta device: their shapes, dtypes and no memory."""
+    """Return the same pipeline with its parameters on the meta device, where they have shapes but no memory."""
     model = paper_model(name)
     for part in changes:
         if part not in model.parts:
@@ -96,7 +104,7 @@ def _extras(model: PaperModel) -> dict[str, Any]:
 
 
 def _cast(part: nn.Module, dtype: torch.dtype) -> None:
-    """As `from_pretrained` does it: what a class keeps in float32 (T5's output layers) stays so in float16."""
+    """Cast a part as `from_pretrained` does: what a class keeps in float32 (T5's output layers) stays so in float16."""
     kept = getattr(part, "_keep_in_fp32_modules", None) or () if dtype == torch.float16 else ()
     for path, module in part.named_modules():
         inside = torch.float32 if set(kept) & set(path.split(".")) else dtype
@@ -108,14 +116,17 @@ def _cast(part: nn.Module, dtype: torch.dtype) -> None:
 
 
 def _tie(part: nn.Module) -> None:
-    """A weight that two modules of a text encoder share is one again; `init_empty_weights` and drawing split it."""
+    """Make weights one again that two modules of a text encoder share: `init_empty_weights` and drawing split them."""
     if hasattr(part, "tie_weights"):
         part.tie_weights()
 
 
 def _draw(values: torch.Tensor, key: str, noise: torch.Tensor, start: int) -> None:
-    """Matrices and kernels uniform at 1 / sqrt(inputs), where activations neither vanish nor overflow; biases 0 and the
-    scales of norms 1. The noise is read from `start` on."""
+    """Fill the values of a parameter.
+
+    Matrices and kernels become uniform within 1 / sqrt(inputs), where activations neither vanish nor overflow. Biases
+    become 0 and the scales of norms 1. The noise is read from `start` on.
+    """
     if values.ndim < 2:
         values.fill_(key == "weight")
         return
@@ -126,7 +137,9 @@ def _draw(values: torch.Tensor, key: str, noise: torch.Tensor, start: int) -> No
 
 @cache
 def _clip_words() -> tuple[dict[str, int], list[tuple[str, str]]]:
-    """CLIP's vocabulary and merges as open_clip ships them; its two marks come last and have other names there."""
+    """CLIP's vocabulary and merges, as open_clip ships them. Its two marks come last, and have other names there."""
+    from open_clip.tokenizer import SimpleTokenizer
+
     published = SimpleTokenizer()
     words = [*published.encoder][:-2] + ["<|startoftext|>", "<|endoftext|>"]
     return {word: place for place, word in enumerate(words)}, [*published.bpe_ranks]
@@ -138,7 +151,7 @@ def _clip_tokenizer(**differs: Any) -> CLIPTokenizer:
 
 
 def _t5_tokenizer() -> T5Tokenizer:
-    """Stands in for T5's, which no package ships: a token a letter. Captions are padded to the same length as there."""
+    """A tokenizer in place of T5's, which no package ships. A token is a letter. Captions are padded to T5's length."""
     letters = [chr(code) for code in range(ord("!"), ord("~") + 1)]
     words = ["<pad>", "</s>", "<unk>", "\u2581", *letters]
     return T5Tokenizer(vocab=[(word, -1.0) for word in words], extra_ids=0, model_max_length=T5_LONGEST)
@@ -150,7 +163,7 @@ def _modules(pipeline: DiffusionPipeline) -> list[nn.Module]:
 
 @contextmanager
 def _quietly() -> Iterator[None]:
-    """Without diffusers' complaints of configurations that say more than a class needs."""
+    """Silence diffusers, which complains of configurations that say more than a class needs."""
     before = diffusers.utils.logging.get_verbosity()
     diffusers.utils.logging.set_verbosity_error()
     try:

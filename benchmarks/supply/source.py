@@ -15,42 +15,46 @@ from benchmarks.specs.real import RealPictures
 class Source(Protocol):
     """What the harness asks of a profile. Every answer raises a `DipgoError` for what is not there."""
 
-    unscored: str
-    """Why pictures of this source are not scored; empty where they are."""
+    judge_model: str | None
+    """The name that open_clip gives the judge's architecture; None where it has none."""
+
+    def models(self) -> list[str]:
+        """Return the names of the models."""
+
+    def prompt_sets(self) -> list[str]:
+        """Return the names of the prompt sets."""
 
     def revision(self, row: Mapping[str, Any]) -> str:
-        """What a run rests on besides its settings: digests of its model, prompts, judge and references. `row`:
-        the fields of a `RunSpec`."""
+        """Return the digests of all that a run rests on besides its settings: its model, prompts, judge and real
+        pictures. `row` holds the fields of a `RunSpec`."""
 
     def pipeline(self, model: str, dtype: torch.dtype) -> Any:
-        """A diffusers pipeline, its denoiser and text encoders in `dtype`, its decoder in float32; wherever it lies."""
+        """Return a diffusers pipeline on any device. Its denoiser and text encoders are in `dtype`, its decoder is in
+        float32."""
 
     def captions(self, prompts: str, model: str) -> list[str]:
-        """The captions of a prompt set or, of one of classes, their names as the model knows them."""
-
-    judge_model: str | None
-    """The name that open_clip gives the judge's architecture, where it has one."""
+        """Return the captions of a prompt set. For a set of classes these are their names as the model knows them."""
 
     def judge(self) -> Path:
-        """The folder of the open_clip model that scores pictures."""
+        """Return the folder of the open_clip model that scores pictures."""
 
     def real_pictures(self, protocol: str, prompts: str) -> RealPictures:
         """Return the real pictures of a prompt set, as a protocol of `benchmarks.quality.features` sees them."""
 
     def centroids(self, model: str) -> Path | None:
-        """The file of class centroids of a model that draws classes; None where classes are not scored."""
+        """Return the file of class centroids of a model that draws classes; None where classes are not scored."""
 
     def assets(self, row: Mapping[str, Any]) -> list[str]:
-        """The names of what a run needs besides this repository and its packages."""
+        """Return the names of the assets that a run needs."""
 
     def require(self, row: Mapping[str, Any]) -> None:
         """Raise for the first thing that a run needs and that is not there, before anything is begun."""
 
 
-def ask_for_data(own: Source, row: Mapping[str, Any]) -> None:
+def ask_for_data(source: Source, row: Mapping[str, Any]) -> None:
     """Raise where a run's captions or real pictures are missing."""
     for prompts in row["prompts"]:
-        own.captions(prompts, row["model"])
+        source.captions(prompts, row["model"])
         for metric in scored(row["metrics"]):
             if metric.protocol:
-                own.real_pictures(metric.protocol, prompts)
+                source.real_pictures(metric.protocol, prompts)

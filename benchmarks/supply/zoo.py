@@ -99,6 +99,11 @@ def _rows(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+def models(zoo: Path = ZOO) -> list[str]:
+    """Return the names of the entries that are pipelines."""
+    return [name for name, entry in manifest(zoo).items() if f"{name}/model_index.json" in entry["files"]]
+
+
 def prompt_sets(zoo: Path = ZOO) -> list[str]:
     """Return the names of the prompt sets."""
     verify("prompts", zoo)

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pandas as pd
 
+from benchmarks.specs.profiles import PROFILES
 from benchmarks.specs.record import ALL
 from tables.claims.claims import DIFFERENCES, load_claims
-from tables.claims.verdicts import FAILS, HOLDS, PROFILES, UNTESTABLE, Evidence, Result, Verdict, verdict_of
+from tables.claims.verdicts import FAILS, HOLDS, UNTESTABLE, Evidence, Result, Verdict, verdict_of
 from tables.format import grid, number, spread
 from tables.load import HERE
 from tables.notes import FEW_STEPS_WARNING
@@ -220,7 +221,7 @@ def render_claims(folder: Path, path: Path = CLAIMS) -> dict[str, str]:
     """The texts of the ledger's three files by name, from the records in `folder`."""
     claims = load_claims(path)
     by_profile: dict[str, list[Verdict]] = {}
-    for profile in PROFILES:
+    for profile in (name for name, each in PROFILES.items() if not each.unscored):
         evidence = Evidence(folder, profile)
         by_profile[profile] = [verdict_of(evidence, claim) for claim in claims]
     rows = [verdict for same in zip(*by_profile.values(), strict=True) for verdict in same]

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pandas as pd
 
+from benchmarks.specs.profiles import place
 from benchmarks.specs.record import ALL, Record
 from tables.cells import difference, records_of, row_cell
 from tables.claims.claims import DIFFERENCES, Check, Claim, checks
-from tables.load import columns, folder_of, load_paper, load_records, load_table, paper_value
+from tables.load import columns, load_paper, load_records, load_table, paper_value
 from tables.spec import Column, Dataset, Row, Table
 
-PROFILES = ("embedded", "paper")
 HOLDS, FAILS, UNTESTABLE = "holds here", "does not hold here", "not testable here"
 VERDICTS = {"fails": FAILS, "undecided": UNTESTABLE, "holds": HOLDS}  # the first outcome that any check has decides
 WORDS = {
@@ -104,7 +104,7 @@ class Evidence:
         """The table of a name and its records by run id."""
         if name not in self.loaded:
             table = load_table(name, profile=self.profile)
-            self.loaded[name] = table, load_records(table, folder_of(self.profile, self.folder))
+            self.loaded[name] = table, load_records(table, place(self.profile, self.folder))
         return self.loaded[name]
 
 

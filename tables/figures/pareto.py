@@ -13,12 +13,12 @@ import pandas as pd
 
 from benchmarks.specs.files import construct, flat, read_toml
 from benchmarks.specs.record import Record
-from benchmarks.specs.run import profiled
+from benchmarks.specs.profiles import DEFAULT, place, profiled
 from dipgo.errors import DipgoError, unknown
 from tables.cells import table_cells
 from tables.figures.figure import Panel, Point, Series, draw
-from tables.load import HERE, folder_of, load_paper, load_records, load_table
-from tables.spec import EMBEDDED, Column, Group, Row, Table
+from tables.load import HERE, load_paper, load_records, load_table
+from tables.spec import Column, Group, Row, Table
 from tables.stats import mean_interval
 
 PARETO = "pareto"
@@ -88,7 +88,7 @@ class Line:
     """The costs, separated by a space, at which the run is on the front of its panel."""
 
 
-def load_spec(profile: str = EMBEDDED, path: Path = SPEC) -> Spec:
+def load_spec(profile: str = DEFAULT, path: Path = SPEC) -> Spec:
     """The figure's spec in a profile.
 
     Raises `DipgoError` for an unknown or missing field, and where a method might belong to no series.
@@ -194,7 +194,7 @@ def stamp(content: bytes) -> bytes | None:
     return match and match[0]
 
 
-def source_of(text: str, profile: str = EMBEDDED, path: Path = SPEC) -> str:
+def source_of(text: str, profile: str = DEFAULT, path: Path = SPEC) -> str:
     """The stamp of pictures of the points in a CSV. It hashes the CSV and what the spec says for the profile.
 
     The way the spec is written does not matter: a new comment leaves the stamp as it is.
@@ -203,7 +203,7 @@ def source_of(text: str, profile: str = EMBEDDED, path: Path = SPEC) -> str:
     return STAMP + hashlib.sha256((text + parsed).encode()).hexdigest()[:16]
 
 
-def load_points(spec: Spec, folder: Path, profile: str = EMBEDDED) -> tuple[list[Line], dict[str, list[list[Panel]]]]:
+def load_points(spec: Spec, folder: Path, profile: str = DEFAULT) -> tuple[list[Line], dict[str, list[list[Panel]]]]:
     """The lines of the CSV, and the rows of panels of each cost's figure.
 
     spec: the figure.
@@ -217,7 +217,7 @@ def load_points(spec: Spec, folder: Path, profile: str = EMBEDDED) -> tuple[list
         known = {column.key: column for column in table.column}
         columns = [next((known[key] for key in quality.columns if key in known), None) for quality in spec.qualities]
         table = _table(family, columns, table)
-        of_family = list(_lines(family, spec.series, table, load_records(table, folder_of(profile, folder))))
+        of_family = list(_lines(family, spec.series, table, load_records(table, place(profile, folder))))
         for index, (column, quality) in enumerate(zip(columns, spec.qualities, strict=True)):
             of_panel = [line for line in of_family if column and line.metric == column.key]
             of_panel = _fronts(of_panel, column.direction) if column else []
@@ -233,7 +233,7 @@ def csv_text(lines: Sequence[Line]) -> str:
     return frame.astype({"n": "Int64"}).to_csv(index=False, float_format="%.6g", lineterminator="\n")
 
 
-def render_pareto(folder: Path, profile: str = EMBEDDED, path: Path = SPEC) -> dict[str, str | bytes]:
+def render_pareto(folder: Path, profile: str = DEFAULT, path: Path = SPEC) -> dict[str, str | bytes]:
     """The contents of the files by name: a CSV of all points, and for each cost a figure as SVG and PNG.
 
     folder: holds the records of all profiles.

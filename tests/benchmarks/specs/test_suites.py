@@ -12,7 +12,8 @@ from benchmarks import ROOT
 from benchmarks.prepare import kept
 from benchmarks.specs import record
 from benchmarks.specs.files import read_toml
-from benchmarks.specs.run import PROFILES, RunSpec
+from benchmarks.specs.profiles import PROFILES
+from benchmarks.specs.run import RunSpec
 from benchmarks.specs.suite import load_suite
 from tables.load import HERE, load_paper, load_table, names
 from tables.spec import CONTROL, Row, Table
