@@ -146,7 +146,7 @@ def _value(text: str, value: str) -> Any:
             return value
         parsed = {}
     if parsed.keys() != {"value"}:
-        raise DipgoError(f"--set {text[:80]!r}: no value of TOML, such as 0.8, true, [1, 2] or \"words\"; write it so")
+        raise DipgoError(f'--set {text[:80]!r}: no value of TOML, such as 0.8, true, [1, 2] or "words"; write it so')
     return parsed["value"]
 
 

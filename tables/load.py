@@ -12,8 +12,8 @@ import pandas as pd
 from benchmarks.specs import record
 from benchmarks.specs.files import construct, flat, merge, read_toml
 from benchmarks.specs.metrics import DENSE, METRICS
-from benchmarks.specs.record import Record
 from benchmarks.specs.profiles import DEFAULT, PROFILES, profiled
+from benchmarks.specs.record import Record
 from benchmarks.specs.suite import read_suite
 from dipgo.errors import DipgoError, unknown
 from tables.rows import printed, read_rows

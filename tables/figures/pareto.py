@@ -12,8 +12,8 @@ from pathlib import Path
 import pandas as pd
 
 from benchmarks.specs.files import construct, flat, read_toml
-from benchmarks.specs.record import Record
 from benchmarks.specs.profiles import DEFAULT, place, profiled
+from benchmarks.specs.record import Record
 from dipgo.errors import DipgoError, unknown
 from tables.cells import table_cells
 from tables.figures.figure import Panel, Point, Series, draw
