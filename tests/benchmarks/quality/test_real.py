@@ -9,7 +9,7 @@ from PIL import Image
 
 from benchmarks.quality import real as module
 from benchmarks.quality.features import CLEAN, EFFLITE0, PAPER, features
-from benchmarks.quality.fid import fid, kid
+from benchmarks.quality.fid import feature_set, fid, kid
 from benchmarks.quality.real import load, save_features
 from benchmarks.specs.real import RealPictures
 from dipgo.errors import DipgoError
@@ -33,8 +33,8 @@ def test_a_stored_reference_is_float16_and_gives_nearly_the_same_distances(tmp_p
     assert path.stat().st_size < b.size * 2 + 200
     assert list(tmp_path.iterdir()) == [path]
     stored = load(RealPictures(path), EFFLITE0)
-    assert fid(a, stored) == pytest.approx(fid(a, b), rel=1e-3)
-    assert kid(a, stored).value == pytest.approx(kid(a, b).value, rel=1e-3)
+    assert fid(feature_set(a), stored) == pytest.approx(fid(feature_set(a), feature_set(b)), rel=1e-3)
+    assert kid(feature_set(a), stored).value == pytest.approx(kid(feature_set(a), feature_set(b)).value, rel=1e-3)
 
 
 def test_published_moments_are_taken_in_the_protocol_that_the_caller_names(tmp_path):
@@ -43,7 +43,7 @@ def test_published_moments_are_taken_in_the_protocol_that_the_caller_names(tmp_p
     for place in (path, tmp_path):  # a file, and the folder of one
         for protocol in (CLEAN, PAPER):
             found = load(RealPictures(place, protocol=protocol.name), protocol)
-            assert fid(a, found) == pytest.approx(fid(a, b))
+            assert fid(feature_set(a), found) == pytest.approx(fid(feature_set(a), feature_set(b)))
         with pytest.raises(DipgoError, match="is of the protocol 'clean', not 'paper'"):
             load(RealPictures(place, protocol="clean"), PAPER)
 

@@ -78,7 +78,7 @@ def test_a_dense_run_is_not_compared_with_itself():
 
 def test_every_function_is_there_and_takes_what_its_record_says(tmp_path):
     """A misspelt function would only be seen when it is first called."""
-    for metric in scored(METRICS):
+    for metric in scored(asked()):
         assert callable(metric.compute)
         missing = replace(quality.Inputs([tmp_path], ["a"]), dense=None)
         for name in metric.inputs:
@@ -90,7 +90,7 @@ def test_every_function_is_there_and_takes_what_its_record_says(tmp_path):
 def test_the_records_agree_with_themselves():
     assert [name for name, metric in METRICS.items() if name != metric.name] == []
     assert {metric.direction for metric in METRICS.values()} == {"up", "down", ""}
-    assert all(metric.direction for metric in scored(METRICS))
+    assert all(metric.direction for metric in scored(asked()))
     assert takes(["psnr", "macs"]) == {DENSE} and not takes(["macs", "latency"])
 
 
@@ -98,8 +98,14 @@ def test_what_a_suite_may_ask_for():
     assert {"macs", "latency", "search", "clip_score", "fid_paper"} <= {*asked()}
     assert not {"macs_full", "training_seconds", "seconds_denoiser"} & {*asked()}
     for name in ("clipscore", "kid_clean", "training_seconds"):
-        with pytest.raises(DipgoError, match=f"unknown metric '{name}'"):
-            spec(name)
+        for ask in (spec, lambda name: scored([name]), lambda name: takes(["macs", name])):
+            with pytest.raises(DipgoError, match=f"unknown metric '{name}'"):
+                ask(name)
+
+
+def test_two_metrics_of_one_name_are_refused():
+    with pytest.raises(DipgoError, match="there is a metric 'psnr' already"):
+        METRICS["psnr"] = Metric("psnr")
 
 
 @pytest.mark.parametrize(
