@@ -121,13 +121,6 @@ def drift(session: nox.Session) -> None:
     run(session, "benchmarks", "drift", *session.posargs)
 
 
-@nox.session(name="gpu-pack", venv_backend="none")
-def gpu_pack(session: nox.Session) -> None:
-    """Time the paper's models with random weights on a GPU, which takes 8 minutes, and render the times."""
-    run(session, "benchmarks", "gpu-pack", *session.posargs, success_codes=[0, SOME_ROWS_ABSENT])
-    run(session, "tables", "render", "gpu")
-
-
 @nox.session(venv_backend="none")
 def tests(session: nox.Session) -> None:
     """Run the tests, one process a core; the tests of a file stay together, since they share what is costly."""

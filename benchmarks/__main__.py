@@ -1,6 +1,6 @@
 """Measure the runs of a table (`run`), and what goes with that: say what a table needs here (`doctor`), download what
-it lacks (`fetch`), tell whether pictures and scores are still what they were (`drift`), time the paper's models on a
-GPU (`gpu-pack`), and count MACs without weights (`macs`)."""
+it lacks (`fetch`), tell whether pictures and scores are still what they were (`drift`), and count MACs without weights
+(`macs`)."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import re
 import sys
 import tomllib
 from importlib.metadata import PackageNotFoundError, version
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +74,10 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--records", type=Path, help="where records go; a trial's go to the workspace")
     run.add_argument("--batch", type=int, help="pictures generated at once; changes no picture")
     run.add_argument("--workers", type=int, help="processes that generate and score side by side; 1 on a GPU, else 2")
+    run.add_argument("--minutes", type=float, default=inf, help="time no row after so many minutes; default: no limit")
+    run.add_argument(
+        "--schedules", type=Path, metavar="DIR", help="take schedules from the records in DIR; train and search nothing"
+    )
     doctor = commands.add_parser(
         "doctor", help="what a table needs here, what is present, and what would supply the rest"
     )
@@ -86,9 +91,6 @@ def _parser() -> argparse.ArgumentParser:
     drift.add_argument(
         "--records", nargs=2, type=Path, metavar="FILE", help="compare two records instead, by MLPerf's tolerances"
     )
-    pack = commands.add_parser("gpu-pack", help="what only a GPU shows of the paper's tables, with random weights")
-    pack.add_argument("--minutes", type=float, default=8, help="nothing begins later; default: 8")
-    pack.add_argument("--records", type=Path, default=ROOT / "tables" / "records" / "gpu", help="where records go")
     macs = commands.add_parser("macs", help="count MACs of the paper's denoisers, without weights: all its tables")
     macs.add_argument("--model", help="only one run of this denoiser, such as sd15")
     macs.add_argument("--scheduler", default="ddim", choices=SCHEDULERS, help="of that run")
@@ -156,6 +158,8 @@ def _run(options: argparse.Namespace) -> int:
         value = getattr(options, name)
         if value is not None and value < 1:
             raise DipgoError(f"--{name} is {value}; it must be at least 1")
+    if not options.minutes > 0:
+        raise DipgoError(f"--minutes is {options.minutes}; it must be more than 0")
     for name in ("workspace", "records"):
         folder = getattr(options, name)
         if folder and folder.exists() and not folder.is_dir():
@@ -169,6 +173,10 @@ def _run(options: argparse.Namespace) -> int:
 
     specs = load_suite(path, source(options.profile).revision, options.profile, settings)
     wanted = with_needs(specs, options.row or [spec.id for spec in specs])
+    if options.schedules:
+        from benchmarks.runs.published import with_schedules_of
+
+        wanted = with_schedules_of(options.schedules, wanted)
     if options.dry_run:
         from benchmarks.runs.needs import listing, needs
 
@@ -177,7 +185,8 @@ def _run(options: argparse.Namespace) -> int:
     usual = options.workspace / "records" if settings else ROOT / "tables" / "records"
     records = options.records or place(options.profile, usual)
     workers = options.workers or (1 if shards().device.type == "cuda" else 2)
-    failed = Suite(specs, options.workspace, records, options.batch, workers).run(wanted, fresh=options.fresh)
+    suite = Suite(wanted, options.workspace, records, options.batch, workers, options.minutes)
+    failed = suite.run(wanted, fresh=options.fresh)
     for name, reason in failed.items():
         print(f"error: {name}: {reason}", file=sys.stderr)
     return SOME_ROWS_ABSENT if failed else 0
@@ -205,15 +214,6 @@ def _drift(options: argparse.Namespace) -> int:
     return command.main(options)
 
 
-def _gpu_pack(options: argparse.Namespace) -> int:
-    from benchmarks.commands.gpu_pack import read_pack, run  # it imports torch
-
-    absent = run(read_pack(), options.minutes, ROOT / "tables" / "records", options.records)
-    for name, reason in absent.items():
-        print(f"error: {name}: {reason}", file=sys.stderr)
-    return SOME_ROWS_ABSENT if absent else 0
-
-
 def _macs(options: argparse.Namespace) -> int:
     from benchmarks.commands import macs  # it imports torch
 
@@ -235,7 +235,6 @@ COMMANDS = {
     "doctor": _doctor,
     "fetch": _fetch,
     "drift": _drift,
-    "gpu-pack": _gpu_pack,
     "macs": _macs,
 }
 

@@ -1,6 +1,6 @@
 """`python -m tables render [NAME ...]` renders records into tables/out. With --check it compares and writes nothing.
 
-A NAME is the name of a table, `pareto`, `claims`, `macs` or `gpu`. The files of the embedded profile lie in the folders
+A NAME is the name of a table, `pareto`, `claims` or `macs`. The files of the embedded profile lie in the folders
 of records and tables themselves, those of another profile in a subfolder of its name. Without NAMEs, files for which
 another profile or the GPU has no record are left out.
 """
@@ -21,8 +21,7 @@ from dipgo.errors import DipgoError
 from tables.claims.ledger import LEDGER, render_claims
 from tables.figures.pareto import PARETO, render_pareto, stamp
 from tables.load import HERE, names
-from tables.pages.gpu import GPU, render_gpu
-from tables.pages.macs import MACS, render_macs
+from tables.macs import MACS, render_macs
 from tables.render import render
 
 log = logging.getLogger("tables")
@@ -30,7 +29,6 @@ log = logging.getLogger("tables")
 OTHERS = {
     LEDGER: lambda records, profile: render_claims(records),
     MACS: lambda records, profile: render_macs(),
-    GPU: lambda records, profile: render_gpu(records),
 }
 """The renderers of the pages that do not depend on `--profile`, by name."""
 RENDERERS = {PARETO: render_pareto, **OTHERS}

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
+from typing import Any
 
+import pandas as pd
 from tabulate import tabulate
 
+COUNTS = ("n", "seeds", "decided_by_n")
+"""Columns of a CSV that hold whole numbers."""
 SUPERSCRIPTS = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
@@ -72,3 +76,14 @@ def grid(rows: Iterable[Sequence[str]], headers: Sequence[str], left: Container[
 def _cell(text: str) -> str:
     """The text as it must be written in a cell: a backslash before each pipe, and two for each one that precedes it."""
     return re.sub(r"(\\*)\|", r"\1\1\\|", one_line(text))
+
+
+def csv_text(rows: Iterable[Mapping[str, Any]], columns: Sequence[str] | None = None) -> str:
+    """Return rows as CSV with 6 significant digits. Values that are None are empty.
+
+    rows: the values by the name of their column.
+    columns: the columns that are written; by default those of the rows.
+    """
+    frame = pd.DataFrame(list(rows), columns=columns)
+    frame = frame.astype({name: "Int64" for name in COUNTS if name in frame})
+    return frame.to_csv(index=False, float_format="%.6g", lineterminator="\n")

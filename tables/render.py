@@ -6,12 +6,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import product
 from pathlib import Path
 
-import pandas as pd
-
 from benchmarks.specs.profiles import DEFAULT, PROFILES, place
 from benchmarks.specs.record import Record
 from tables.cells import Cell, Comparison, comparisons_of, row_cell, table_cells
-from tables.format import Footnotes, deviation, grid, number, spread
+from tables.format import Footnotes, csv_text, deviation, grid, number, spread
 from tables.load import departures, load_paper, load_records, load_table
 from tables.notes import FEW_STEPS_WARNING, notes, origin
 from tables.spec import CONTROL, Column, Contest, Dataset, Group, Row, Table
@@ -172,13 +170,6 @@ def _facts(table: Table, records: Mapping[str, Record]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def csv_text(cells: list[Cell]) -> str:
-    """The tidy CSV in base units (MACs, seconds). Values that were not measured are empty."""
-    frame = pd.DataFrame([vars(cell) for cell in cells])[CSV_COLUMNS]
-    frame[["n", "seeds"]] = frame[["n", "seeds"]].astype("Int64")
-    return frame.to_csv(index=False, float_format="%.6g", lineterminator="\n")
-
-
 def markdown(table: Table, records: Mapping[str, Record], cells: list[Cell], comparisons: list[Comparison]) -> str:
     marks = Footnotes()
     lookup = {(cell.row, cell.dataset, cell.metric): cell for cell in cells}
@@ -204,4 +195,7 @@ def render(name: str, folder: Path, profile: str = DEFAULT) -> dict[str, str]:
         return {}
     comparisons = comparisons_of(table, records)
     cells = table_cells(table, records, load_paper(), comparisons)
-    return {f"{name}.md": markdown(table, records, cells, comparisons), f"{name}.csv": csv_text(cells)}
+    return {
+        f"{name}.md": markdown(table, records, cells, comparisons),
+        f"{name}.csv": csv_text(map(vars, cells), CSV_COLUMNS),
+    }

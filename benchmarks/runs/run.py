@@ -8,7 +8,9 @@ import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
+from math import inf
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 
 from filelock import FileLock, Timeout
@@ -44,7 +46,13 @@ class Suite:
     """
 
     def __init__(
-        self, specs: Sequence[RunSpec], workspace: Path, records: Path, batch: int | None, workers: int
+        self,
+        specs: Sequence[RunSpec],
+        workspace: Path,
+        records: Path,
+        batch: int | None,
+        workers: int,
+        minutes: float = inf,
     ) -> None:
         """Set a suite up; nothing runs yet.
 
@@ -53,7 +61,9 @@ class Suite:
         records: the folder of records.
         batch: how many pictures are made at once; None for as many as their size allows.
         workers: how many processes work side by side.
+        minutes: no row is timed once so many minutes are over.
         """
+        self.minutes, self.end = minutes, perf_counter() + 60 * minutes
         self.specs = {spec.id: spec for spec in specs}
         self.workspace, self.records, self.batch = workspace, records, batch
         self.workers = workers if shards().count == 1 else 1  # launched processes are the workers
@@ -246,13 +256,20 @@ class Suite:
             with failing(broken, name, f"timing {name}"):
                 caption = captions_of(spec, spec.prompts[0])[0]
                 timed[name] = latency.Timed(models.load(spec), self.plan(spec), caption, spec.guidance)
-        seconds = latency.measure(timed, guard=lambda name: failing(broken, name, f"timing {name}")) if timed else {}
+        over, guard = (lambda: perf_counter() > self.end), (lambda name: failing(broken, name, f"timing {name}"))
+        seconds = latency.measure(timed, over=over, guard=guard) if timed else {}
         for spec in missing:
             reason = broken.get(spec.id) or broken.get(references[spec.id])
             if reason is not None:
                 failed[spec.id] = reason
                 continue
-            rounds = {"run": seconds[spec.id], "dense": seconds[references[spec.id]]}
+            pairs = [
+                *zip(seconds[spec.id], seconds[references[spec.id]], strict=False)
+            ]  # a limit cuts the last round off
+            if not pairs:
+                failed[spec.id] = DipgoError(f"the {self.minutes:g} minutes were over before its turn; give it more")
+                continue
+            rounds = dict(zip(("run", "dense"), zip(*pairs, strict=True), strict=True))
             write_text(self._folder(spec) / "latency.json", json.dumps(rounds) + "\n")
 
     def _write_record(self, spec: RunSpec) -> None:

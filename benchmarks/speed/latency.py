@@ -14,20 +14,18 @@ from tqdm import tqdm
 
 from baselines import Plan
 from benchmarks.machine.timing import ROUNDS, WARM_UP_ROUNDS, Stopwatch
-from benchmarks.models.compiled import compiled
 from benchmarks.models.model import Model
 from dipgo import Inputs, gated, initial_noise, picture_seeds, rollout
 
 
 @dataclass(frozen=True)
 class Timed:
-    """What is timed: one picture of a caption by a model under a plan, its denoiser's blocks `compiled` or not."""
+    """What is timed: one picture of a caption by a model under a plan."""
 
     model: Model
     plan: Plan
     caption: str
     guidance: float
-    compiled: bool = False
 
 
 @torch.no_grad()
@@ -36,32 +34,29 @@ def time_once(timed: Timed) -> dict[str, float]:
     model, plan, seeds = timed.model, timed.plan, picture_seeds(0, [0])
     noise = initial_noise(seeds, model.latent_shape).to(model.device)
     denoiser, whole = Stopwatch(model.device), Stopwatch(model.device)
-    with compiled(model.denoiser, plan.schedule.sites) if timed.compiled else nullcontext():
-        whole.start()
-        conditioning = model.condition([timed.caption], timed.guidance)
-        with gated(model.denoiser, plan.costs.graph, plan.schedule), denoiser.on(model.denoiser):
-            latents = rollout(model.diffusion(plan.sampler, timed.guidance), Inputs(noise, conditioning, seeds))
-        model.decode(latents)
-        whole.stop()
+    whole.start()
+    conditioning = model.condition([timed.caption], timed.guidance)
+    with gated(model.denoiser, plan.costs.graph, plan.schedule), denoiser.on(model.denoiser):
+        latents = rollout(model.diffusion(plan.sampler, timed.guidance), Inputs(noise, conditioning, seeds))
+    model.decode(latents)
+    whole.stop()
     return {"denoiser": denoiser.seconds(), "end_to_end": whole.seconds()}
 
 
 def measure(
     rows: Mapping[str, Timed],
-    rounds: int | None = None,
     over: Callable[[], bool] = lambda: False,
     guard: Callable[[str], AbstractContextManager[None]] = lambda name: nullcontext(),
 ) -> dict[str, list[dict[str, float]]]:
     """Return the seconds of every row's runs. Each round runs all rows once, and one round before warms up.
 
     rows: what is timed, by name.
-    rounds: how many rounds are measured; `ROUNDS` by default.
     over: tells whether the time is over. No run begins then, so that there are fewer seconds, or none.
     guard: gives the context in which the runs of a row are made, by its name. A context that swallows an error leaves
         the row with fewer seconds than the others.
     """
     seconds: dict[str, list[dict[str, float]]] = {name: [] for name in rows}
-    turns = [(number, name) for number in range(-WARM_UP_ROUNDS, rounds or ROUNDS) for name in rows]
+    turns = [(number, name) for number in range(-WARM_UP_ROUNDS, ROUNDS) for name in rows]
     for number, name in tqdm(turns, desc="latency, batch 1", unit="run"):
         if over():
             break

@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-import pandas as pd
-
 from benchmarks.specs.profiles import PROFILES
 from benchmarks.specs.record import ALL
 from tables.claims.claims import DIFFERENCES, load_claims
 from tables.claims.verdicts import FAILS, HOLDS, UNTESTABLE, Evidence, Result, Verdict, verdict_of
-from tables.format import grid, number, spread
+from tables.format import csv_text, grid, number, spread
 from tables.load import HERE
 from tables.notes import FEW_STEPS_WARNING
 
@@ -167,8 +165,9 @@ def markdown(by_profile: dict[str, list[Verdict]]) -> str:
     return "\n".join(parts)
 
 
-def _comparisons(verdicts: Iterable[Verdict]) -> pd.DataFrame:
-    return pd.DataFrame([_row(verdict, result) for verdict in verdicts for result in verdict.results])
+def _comparisons(verdicts: Iterable[Verdict]) -> list[dict[str, object]]:
+    """The lines of the CSV of all comparisons."""
+    return [_row(verdict, result) for verdict in verdicts for result in verdict.results]
 
 
 def _row(verdict: Verdict, result: Result) -> dict[str, object]:
@@ -192,7 +191,8 @@ def _row(verdict: Verdict, result: Result) -> dict[str, object]:
     }
 
 
-def _claims(verdicts: Iterable[Verdict]) -> pd.DataFrame:
+def _claims(verdicts: Iterable[Verdict]) -> list[dict[str, object]]:
+    """The lines of the CSV of all claims."""
     rows = []
     for verdict in verdicts:
         decisive = _row(verdict, verdict.decisive) if verdict.decisive else {}
@@ -208,13 +208,7 @@ def _claims(verdicts: Iterable[Verdict]) -> pd.DataFrame:
                 "reason": verdict.reason,
             }
         )
-    return pd.DataFrame(rows)
-
-
-def _csv(frame: pd.DataFrame) -> str:
-    for name in frame.columns.intersection(["n", "decided_by_n"]):
-        frame[name] = frame[name].astype("Int64")
-    return frame.to_csv(index=False, float_format="%.6g", lineterminator="\n")
+    return rows
 
 
 def render_claims(folder: Path, path: Path = CLAIMS) -> dict[str, str]:
@@ -227,6 +221,6 @@ def render_claims(folder: Path, path: Path = CLAIMS) -> dict[str, str]:
     rows = [verdict for same in zip(*by_profile.values(), strict=True) for verdict in same]
     return {
         f"{LEDGER}.md": markdown(by_profile),
-        f"{LEDGER}.csv": _csv(_claims(rows)),
-        f"{LEDGER}_comparisons.csv": _csv(_comparisons(rows)),
+        f"{LEDGER}.csv": csv_text(_claims(rows)),
+        f"{LEDGER}_comparisons.csv": csv_text(_comparisons(rows)),
     }

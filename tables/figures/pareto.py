@@ -9,14 +9,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
-import pandas as pd
-
 from benchmarks.specs.files import construct, flat, read_toml
 from benchmarks.specs.profiles import DEFAULT, place, profiled
 from benchmarks.specs.record import Record
 from dipgo.errors import DipgoError, unknown
 from tables.cells import table_cells
 from tables.figures.figure import Panel, Point, Series, draw
+from tables.format import csv_text
 from tables.load import HERE, load_paper, load_records, load_table
 from tables.spec import Column, Group, Row, Table
 from tables.stats import mean_interval
@@ -227,12 +226,6 @@ def load_points(spec: Spec, folder: Path, profile: str = DEFAULT) -> tuple[list[
     return lines, grids
 
 
-def csv_text(lines: Sequence[Line]) -> str:
-    """The tidy CSV. Qualities are in their metric's units, costs are shares of the dense run's."""
-    frame = pd.DataFrame([vars(line) for line in lines], columns=[field.name for field in fields(Line)])
-    return frame.astype({"n": "Int64"}).to_csv(index=False, float_format="%.6g", lineterminator="\n")
-
-
 def render_pareto(folder: Path, profile: str = DEFAULT, path: Path = SPEC) -> dict[str, str | bytes]:
     """The contents of the files by name: a CSV of all points, and for each cost a figure as SVG and PNG.
 
@@ -244,7 +237,7 @@ def render_pareto(folder: Path, profile: str = DEFAULT, path: Path = SPEC) -> di
     lines, grids = load_points(spec, folder, profile)
     if not lines:
         return {}
-    text = csv_text(lines)
+    text = csv_text(map(vars, lines), [field.name for field in fields(Line)])
     source = source_of(text, profile, path)
     pictures = {
         f"{PARETO}_{cost}.{kind}": picture

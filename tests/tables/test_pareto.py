@@ -12,7 +12,8 @@ from benchmarks.specs import record
 from dipgo.errors import DipgoError
 from tables.__main__ import first_difference, main
 from tables.figures.figure import Panel, Point, Series, bounds, draw
-from tables.figures.pareto import SPEC, csv_text, front, load_points, load_spec, render_pareto, source_of, stamp
+from tables.figures.pareto import SPEC, front, load_points, load_spec, render_pareto, source_of, stamp
+from tables.format import csv_text
 from tables.load import load_table, names
 from tests.tables.test_tables import suite, synthetic, write_all
 
@@ -30,7 +31,7 @@ def folder(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def points(folder) -> pd.DataFrame:
     lines, _ = load_points(load_spec(), folder)
-    return pd.read_csv(io.StringIO(csv_text(lines))).set_index(["row", "metric"]).sort_index()
+    return pd.read_csv(io.StringIO(csv_text(map(vars, lines)))).set_index(["row", "metric"]).sort_index()
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ import pytest
 from benchmarks.commands import macs
 from dipgo.errors import DipgoError
 from tables.load import HERE, load_paper
-from tables.pages.macs import macs_lines, read_counts, render_macs
+from tables.macs import macs_lines, read_counts, render_macs
 
 
 @pytest.fixture(scope="module")

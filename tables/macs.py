@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 
 from dipgo.errors import DipgoError
-from tables.format import grid
+from tables.format import csv_text, grid
 from tables.load import HERE, load_paper
 
 MACS = "macs"
@@ -144,6 +144,4 @@ def render_macs(path: Path = COUNTS) -> dict[str, str]:
     """The texts of both files by name, from the counts in `path`."""
     counts = read_counts(path)
     lines = macs_lines(counts, load_paper())
-    frame = pd.DataFrame([asdict(line) for line in lines])
-    table = frame.to_csv(index=False, float_format="%.6g", lineterminator="\n")
-    return {"macs.md": markdown(counts, lines), "macs.csv": table}
+    return {"macs.md": markdown(counts, lines), "macs.csv": csv_text(map(asdict, lines))}
