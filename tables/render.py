@@ -195,7 +195,5 @@ def render(name: str, folder: Path, profile: str = DEFAULT) -> dict[str, str]:
         return {}
     comparisons = comparisons_of(table, records)
     cells = table_cells(table, records, load_paper(), comparisons)
-    return {
-        f"{name}.md": markdown(table, records, cells, comparisons),
-        f"{name}.csv": csv_text(map(vars, cells), CSV_COLUMNS),
-    }
+    text = markdown(table, records, cells, comparisons)
+    return {f"{name}.md": text, f"{name}.csv": csv_text(map(vars, cells), CSV_COLUMNS)}

@@ -9,7 +9,6 @@ from benchmarks import ROOT
 from benchmarks.specs.metrics import METRICS
 from benchmarks.specs.profiles import PROFILES
 from benchmarks.specs.suite import read_suite
-from benchmarks.supply.profiles import source
 
 
 def names(kind: str) -> list[str]:
@@ -23,6 +22,8 @@ def _rows() -> list[str]:
 
 
 def _of_profiles(kind: str) -> list[str]:
+    from benchmarks.supply.profiles import source  # it imports torch
+
     return [f"{name} {item}" for name in PROFILES for item in getattr(source(name), kind)()]
 
 

@@ -263,9 +263,8 @@ class Suite:
             if reason is not None:
                 failed[spec.id] = reason
                 continue
-            pairs = [
-                *zip(seconds[spec.id], seconds[references[spec.id]], strict=False)
-            ]  # a limit cuts the last round off
+            # Where the minutes are over, the last round is cut off.
+            pairs = [*zip(seconds[spec.id], seconds[references[spec.id]], strict=False)]
             if not pairs:
                 failed[spec.id] = DipgoError(f"the {self.minutes:g} minutes were over before its turn; give it more")
                 continue

@@ -27,8 +27,9 @@ def specs(*rows: str):
 
 def test_a_run_that_would_learn_follows_the_published_schedule_and_says_whose():
     asked = specs("ours-0.80", "plms-25")
-    dense, few, ours = with_schedules_of(PUBLISHED, asked)
-    assert [dense, few] == [spec for spec in asked if spec.id != "ours-0.80"]
+    changed = {spec.id: spec for spec in with_schedules_of(PUBLISHED, asked)}
+    dense, ours = changed["plms-50"], changed.pop("ours-0.80")
+    assert [*changed.values()] == [spec for spec in asked if spec.id != "ours-0.80"]
     found = record.find(PUBLISHED, "ours-0.80")
     assert ours.method == "stored_schedule" and ours.needs == (dense.digest,) and ours.reference == dense.id
     assert ours.to_json()["params"]["schedule"] == {key: found.schedule[key] for key in ("sites", "reuse")}
@@ -36,8 +37,8 @@ def test_a_run_that_would_learn_follows_the_published_schedule_and_says_whose():
 
 
 def test_a_run_that_follows_another_one_needs_the_changed_run():
-    changed = {spec.id: spec for spec in with_schedules_of(PUBLISHED, specs("ours-0.80-calls"))}
-    assert changed["ours-0.80"].digest in changed["ours-0.80-calls"].needs
+    changed = {spec.id: spec for spec in with_schedules_of(PUBLISHED, specs("own-0.80"))}
+    assert changed["ours-0.80"].digest in changed["own-0.80"].needs
 
 
 def test_a_run_without_a_published_schedule_is_named(tmp_path):
