@@ -9,9 +9,8 @@ from typing import Any, Protocol
 
 from torch import Tensor, nn
 
-from dipgo import BlockGraph, CostModel, Forecast, Inputs, Sampler, Schedule, family_of, ruled
+from dipgo import BlockGraph, CostModel, Forecast, Inputs, Sampler, Schedule, Unit, family_of, ruled
 from dipgo.errors import DipgoError
-from dipgo.families import Unit
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,8 @@ import numpy as np
 from baselines.params import read
 from baselines.plan import Fitness, Plan, PlanContext
 from baselines.preparation import Estimate, Preparation
-from dipgo import CostModel, Schedule, UnreachableRatio
+from dipgo import TOLERANCE, CostModel, Schedule, UnreachableRatio
 from dipgo.errors import DipgoError
-from dipgo.pruner.select import TOLERANCE
 
 ATTEMPTS = 20  # at a repair before a ratio counts as unreachable
 SHAKE = 0.1  # share of the bits flipped at random before every further attempt

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import secrets
 from collections.abc import Sequence
@@ -74,7 +75,7 @@ def read_json(path: Path | str, what: str = "JSON") -> Any:
 def parse_json(text: str) -> Any:
     """Parse a JSON text strictly; see `read_json`. Raises `DipgoError` without a file's name."""
     try:
-        data = json.loads(text, object_pairs_hook=_once, parse_constant=_refuse)
+        data = json.loads(text, object_pairs_hook=_once, parse_constant=_refuse, parse_float=_finite)
         if "\\u" in text:  # only an escape can write half of a character
             json.dumps(data, ensure_ascii=False).encode("utf-8")
     except DipgoError:
@@ -98,3 +99,10 @@ def _once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
 
 def _refuse(constant: str) -> None:
     raise DipgoError(f"{constant} is no number of JSON")
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if math.isinf(value):
+        raise DipgoError(f"{text[:40]} is beyond the range of numbers")
+    return value

@@ -130,6 +130,16 @@ def test_a_wrong_arrow_would_be_seen():
     assert room_of(Path("tables/claims/ledger.py")) == "tables"
 
 
+def test_nothing_outside_dipgo_looks_into_its_rooms():
+    """What the harness needs of the rooms is a public name of `dipgo`."""
+    rooms = tuple(f"dipgo.{path.parent.name}." for path in (ROOT / "dipgo").glob("*/__init__.py"))
+    outside = {name: path for name, path in modules().items() if not name.startswith("dipgo")}
+    looked = {
+        name: [n for n in imports(path.read_text("utf-8")) if n.startswith(rooms)] for name, path in outside.items()
+    }
+    assert rooms and {name: names for name, names in looked.items() if names} == {}
+
+
 @pytest.mark.parametrize(
     "statement",
     ["import tables.__main__", "import benchmarks.specs.record, benchmarks.specs.suite", "import dipgo.errors"]

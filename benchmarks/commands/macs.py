@@ -16,8 +16,7 @@ from benchmarks.models.macs import macs_cells
 from benchmarks.models.shapes import _denoiser, plan
 from benchmarks.specs.files import construct, read_toml, write_text
 from benchmarks.supply.paper_configs import PAPER_MODELS, paper_model
-from dipgo import Sampler, Schedule, family_of
-from dipgo.pruner.select import TOLERANCE
+from dipgo import TOLERANCE, Sampler, Schedule, family_of
 
 HERE = Path(__file__).parent
 CELLS = HERE / "macs.toml"

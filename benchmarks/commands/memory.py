@@ -43,7 +43,7 @@ class Memory:
 
     @property
     def peak(self) -> int:
-        """The most at any time, in tensors: a device's context, its libraries' workspaces and fragments come on top."""
+        """The most at any time, in tensors: a device's context, its its libraries and fragments come on top."""
         return self.weights + max(self.text, self.pruner + self.kept + max(self.call, self.decoder))
 
 

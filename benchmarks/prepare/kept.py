@@ -39,7 +39,8 @@ def path_of(spec: RunSpec, preparation: Preparation, workspace: Path) -> Path:
     """Return the file that holds a run's preparation. It depends on the run's setting, on the preparation's identity
     and on what it needs."""
     needs = {name: path_of(spec, need, workspace).stem for name, need in preparation.needs.items()}
-    return address({**spec.setting._asdict(), **needs, **preparation.identity()}, workspace / preparation.folder)
+    identity = {"setting": spec.setting._asdict(), "needs": needs, "settings": preparation.identity()}
+    return address(identity, workspace / preparation.folder)
 
 
 def read(path: Path) -> dict[str, Any]:

@@ -22,8 +22,7 @@ from benchmarks.models.generate import BATCHES, pictures_at_once, sample
 from benchmarks.specs.files import write_text
 from benchmarks.specs.run import Setting
 from benchmarks.supply.profiles import source
-from dipgo import DipgoError, Sampler, Schedule, picture_seeds, rollout_together
-from dipgo.pruner.losses import consistency
+from dipgo import DipgoError, Sampler, Schedule, consistency, picture_seeds, rollout_together
 
 NOISE_SEED = 2_000_003  # apart from the seeds of any scored picture and of any training
 

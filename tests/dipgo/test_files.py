@@ -92,6 +92,7 @@ BAD = {
     "deep nesting": (b"[" * 100_000, "nested too deeply"),
     "NaN": (b"[NaN]", "NaN is no number of JSON"),
     "infinity": (b"[-Infinity]", "-Infinity is no number"),
+    "a number beyond floats": (b'{"a": [0.5, -1e999]}', "-1e999 is beyond the range of numbers"),
     "a key twice": (b'{"a": 1, "b": {"c": 1, "c": 1}}', "the key 'c' comes twice"),
     "half a character": (b'{"a": ["\\ud83d"]}', "half a character"),
     "half a character in a key": (b'{"\\udc00": 1}', "half a character"),

@@ -32,7 +32,7 @@ sys.exit(f"torch was loaded, status {status}" if "torch" in sys.modules else sta
         ("--list rows", 0, "table1 plms-50"),
         ("--list methods", 0, "step_skip"),
         ("--list metrics", 0, "clip_score"),
-        ("run table1 --row plms-5O", 1, "unknown row 'plms-5O'; did you mean plms-50"),
+        ("run table1 --row plms-5O", 1, "unknown row 'plms-5O'; did you mean plms-5 or plms-50"),
         ("run table1 --profile papre", 1, "unknown profile 'papre'; did you mean paper"),
         ("run table1 --set stepps=4", 1, "unknown field 'stepps'; did you mean steps"),
         ("run table1 --set steps=four", 1, "steps is 'four'; it must be an integer"),

@@ -63,15 +63,14 @@ def test_as_many_dense_pictures_are_made_as_the_training_looks_at(tiny_zoo, tmp_
 
 
 def test_usual_settings_change_no_address_and_others_do(tmp_path):
-    spec = spec_of("dipgo", 3, ratio=0.5)
-
-    def path(**settings):
+    def path(sampler_steps=3, **settings):
+        spec = spec_of("dipgo", sampler_steps, ratio=0.5)
         return kept.path_of(spec, PrunerTraining(Training(**settings)), tmp_path)
 
-    assert path().stem == "82519e983de03470"  # of the trainings before forecasts: who has one keeps it
     assert path() == path(unit="output", prompts="train", order=0, coefficient_lr=0.0)
     others = [{"unit": "delta"}, {"prompts": "classes"}, {"lr": 3.0}, {"batch": 2}, {"order": 1}]
     assert len({path(), *(path(**other) for other in [*others, {"coefficient_lr": 0.3}])}) == 7
+    assert path(sampler_steps=4) != path() != path(steps=4)  # both are called steps
 
 
 def test_bad_settings_are_named(tiny_zoo, tmp_path):
