@@ -1,4 +1,4 @@
-"""What a table needs on this machine, what is there, and what would supply the rest. Downloads nothing."""
+"""Reports what a table needs on this machine, what is there, and what would supply the rest. Downloads nothing."""
 
 from __future__ import annotations
 
@@ -33,22 +33,25 @@ from benchmarks.supply.profiles import source
 from dipgo import Sampler
 from dipgo.errors import DipgoError
 
-PIXEL = 3  # bytes of a picture's pixel on the disk, at most
-SECONDS = 1.0  # for which each operation of the device is timed
+PIXEL = 3
+"""The most bytes that a pixel of a picture takes on the disk."""
+SECONDS = 1.0
+"""How long each operation of the device is timed."""
 MEGA, GIGA = 1e6, 1e9
 
 
 @dataclass(frozen=True)
 class Finding:
-    """A line of the report; `hinders` where the table could not start, or not be finished, because of it."""
+    """A line of the report."""
 
     about: str
     text: str
     hinders: bool = False
+    """Whether the table could not start, or not be finished, because of it."""
 
 
 def examine(suite: Path, profile: str, workspace: Path = ROOT / "runs") -> tuple[str, bool]:
-    """The report on a suite's runs in a profile, and whether they could start now."""
+    """Return the report on the runs of a suite in a profile, and whether they could start now."""
     found = needs(load_suite(suite, source(profile).revision, profile), workspace)
     findings = [*_assets(found), *_memory(found), *_disk(found, workspace), _time(found, profile, workspace)]
     hindrances = sum(finding.hinders for finding in findings)
@@ -70,7 +73,7 @@ def _assets(found: Sequence[Need]) -> list[Finding]:
 
 
 def _memory(found: Sequence[Need]) -> list[Finding]:
-    """What the largest step takes of the GPU's memory or, without one, of the machine's."""
+    """The memory of the largest step beside that of the GPU, or of the machine where there is no GPU."""
     has, where = _capacity()
     device = Finding("device", f"{device_name()}; {_gigabytes(has)} {where}")
     steps = {key: estimate for need in found if need.total for key, estimate in _steps(need.spec).items()}
@@ -83,7 +86,7 @@ def _memory(found: Sequence[Need]) -> list[Finding]:
 
 
 def _steps(spec: RunSpec) -> dict[str, Callable[[], Memory]]:
-    """What a run does at a time, by name, with the estimate of its memory; there is none for the models of the zoo."""
+    """The steps of a run by name, each with the estimate of its memory. The small models of the zoo have none."""
     if not PROFILES[spec.profile].paper_models:
         return {}
     model, dtype, many = spec.model, DTYPES[spec.dtype], pictures_at_once(spec.resolution)
@@ -98,7 +101,7 @@ def _steps(spec: RunSpec) -> dict[str, Callable[[], Memory]]:
 
 
 def _capacity() -> tuple[int, str]:
-    """Bytes of memory for tensors, and whose."""
+    """The bytes of memory for tensors, and what holds them."""
     if shards().device.type == "cuda":
         free, total = torch.cuda.mem_get_info()
         return free, f"free of its {_gigabytes(total)}"
@@ -106,7 +109,7 @@ def _capacity() -> tuple[int, str]:
 
 
 def _disk(found: Sequence[Need], workspace: Path) -> list[Finding]:
-    """What is still to fetch and to make against the space on the disks that take it."""
+    """The bytes that are still to be fetched and made, beside the free space of the disks that take them."""
     lacking = [name for name in dict.fromkeys(name for need in found for name in need.assets) if assets.missing(name)]
     pictures = sum((need.pictures - need.made) * need.spec.resolution**2 * PIXEL for need in found)
     wanted = [("assets", assets.folder(), sum(map(assets.size, lacking))), ("pictures", workspace, pictures)]
@@ -127,7 +130,7 @@ def _existing(path: Path) -> Path:
 
 
 def _time(found: Sequence[Need], profile: str, workspace: Path) -> Finding:
-    """Hours of what is left: by the rates of this device's records or, for a model without one, by the device's own."""
+    """The hours of what is left, by the rates of the records of this device. Without records the device is timed."""
     known = rates(_records(profile, workspace), device_name())
     dtypes = {need.spec.model: need.spec.dtype for need in found if need.total}
     known = {model: rate for model, rate in known.items() if model in dtypes}
@@ -147,7 +150,7 @@ def _time(found: Sequence[Need], profile: str, workspace: Path) -> Finding:
 
 
 def _records(profile: str, workspace: Path) -> list[record.Record]:
-    """The records that tell how fast a profile's models are here, trials among them."""
+    """The records, including those of trials, that tell how fast the models of a profile are here."""
     published = ROOT / "tables" / "records"
     alike = [each for each in PROFILES.values() if each.paper_models == PROFILES[profile].paper_models]
     folders = [base / each.folder for each in alike for base in (published, workspace / "records")]
@@ -161,7 +164,7 @@ def _records(profile: str, workspace: Path) -> list[record.Record]:
 
 
 def rates(found: Sequence[record.Record], device: str) -> Mapping[str, float]:
-    """MACs a second of each model's denoiser, by name: the median of its records of this device."""
+    """Return the MACs a second of each model's denoiser by name: the median of its records of a device."""
     rates: dict[str, list[float]] = {}
     for each in found:
         cells = [each.cell(record.ALL, name) for name in ("macs_full", "seconds_denoiser")]
@@ -172,8 +175,10 @@ def rates(found: Sequence[record.Record], device: str) -> Mapping[str, float]:
 
 @torch.no_grad()
 def measure_rate(dtype: str, seconds: float = SECONDS) -> float:
-    """MACs a second of this device in a convolution and a matrix product of SD-1.5's first block, 4 pictures of two
-    branches at once."""
+    """Return the MACs a second of this device, in a convolution and a matrix product of SD-1.5's first block.
+
+    They are timed for 4 pictures of two guidance branches at once.
+    """
     device, kind = shards().device, DTYPES[dtype]
     sample = torch.ones(8, 320, 64, 64, dtype=kind, device=device)
     kernel = torch.ones(320, 320, 3, 3, dtype=kind, device=device)

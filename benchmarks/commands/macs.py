@@ -1,4 +1,4 @@
-"""MACs of every table of the paper, without weights: the cells as data, and their counts kept in one JSON. No torch."""
+"""Counts the MACs of the paper's tables without weights, and keeps the counts in `tables/macs.json`."""
 
 from __future__ import annotations
 
@@ -30,9 +30,10 @@ CODE += ("benchmarks/supply/paper_configs.py", "benchmarks/supply/paper_configs.
 
 @dataclass(frozen=True)
 class MacsCell:
-    """A MACs cell that the paper prints for (`table`, `group`, `method`, `dataset`), and how that row is run: a model
-    of the paper, a sampler, and the method `plan` of `baselines` with its parameters. The plan "pruned" stands for a
-    schedule that is not published, with the `ratio` that the paper prints, if any."""
+    """A cell of MACs that the paper prints, and how its row is run.
+
+    `table`, `group`, `method` and `dataset` say which cell it is.
+    """
 
     table: str
     method: str
@@ -42,12 +43,18 @@ class MacsCell:
     steps: int
     group: str = ""
     plan: str = "dense"
+    """The method of `baselines`, or "pruned" for a schedule that is not published."""
     params: Mapping[str, Any] = field(default_factory=dict)
+    """The parameters of the method."""
     ratio: float | None = None
+    """The pruned ratio that the paper prints; None where it prints none."""
 
 
 def load_cells(path: Path = CELLS) -> list[MacsCell]:
-    """The cells in the file's order; a table's own fields hold for all its cells. Raises `DipgoError`."""
+    """Return the cells in the order of the file, where the fields of a table hold for all its cells.
+
+    Raises `DipgoError` for a broken file.
+    """
     cells = []
     for table in read_toml(path).get("table", []):
         shared = {key: value for key, value in table.items() if key != "cell"}
@@ -56,7 +63,7 @@ def load_cells(path: Path = CELLS) -> list[MacsCell]:
 
 
 def digest(cells: list[MacsCell]) -> str:
-    """16 hex digits of all that decides the counts: the cells, the code that counts them, and its packages."""
+    """Return 16 hex digits of all that decides the counts: the cells, the code that counts them, and its packages."""
     places = [ROOT / name for name in CODE]
     files = [file for place in places for file in ([place] if place.is_file() else place.rglob("*.py"))]
     code = {file.relative_to(ROOT).as_posix(): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
@@ -66,10 +73,12 @@ def digest(cells: list[MacsCell]) -> str:
 
 
 def count_tables(cells: list[MacsCell], path: Path = COUNTS) -> dict[str, Any]:
-    """The cells with their counts, written to `path`; taken from there where they are of the same digest.
+    """Return the counts of all cells. They are read from `path` where that has the same digest, else counted and
+    written there.
 
-    {"digest", "tolerance" (of Algorithm 1), "models": {name: MACs of one call at batch 1}, "cells": [the cell's fields
-    and "dense_paper", "dense_full", and where there is a plan "macs_paper", "macs_full", "calls", "computed_calls"]}.
+    The result is {"digest", "tolerance" (of Algorithm 1), "models": {name: MACs of one call at batch 1}, "cells"}. Each
+    of "cells" holds the fields of the cell, "dense_paper" and "dense_full", and where its plan is known also
+    "macs_paper", "macs_full", "calls" and "computed_calls".
     """
     wanted = digest(cells)
     try:
@@ -84,14 +93,15 @@ def count_tables(cells: list[MacsCell], path: Path = COUNTS) -> dict[str, Any]:
 
 
 DENSE = ("dense_paper", "dense_full")
-
-
 COUNTED = ("macs_paper", "macs_full", *DENSE, "calls", "computed_calls")
 
 
 def count(name: str, plan: Plan) -> dict[str, Any]:
-    """MACs of one image in both conventions, of the plan and of its model and sampler with everything computed; the
-    calls in which a block runs; the share of the saved MACs that lies in calls where none does (None: none saved)."""
+    """Return the MACs of one picture in both conventions, under a plan and with everything computed.
+
+    "computed_calls" is the number of calls in which a block runs. "step_skip_share" is the share of the saved MACs that
+    lies in the other calls, or None where nothing is saved.
+    """
     dense = replace(plan, schedule=Schedule.dense(plan.schedule.sites, plan.schedule.calls))
     cells, whole = (macs_cells(each, paper_model(name).branches) for each in (plan, dense))
     return {
@@ -105,8 +115,10 @@ def count(name: str, plan: Plan) -> dict[str, Any]:
 
 
 def count_run(name: str, scheduler: str, steps: int, schedule: Path | None = None) -> dict[str, Any]:
-    """`count` of a schedule's file, or of the dense run. Raises `DipgoError` for an unknown name,
-    or for a schedule of other sites or of another number of calls."""
+    """Return `count` of the schedule in a file, or of the dense run where there is none.
+
+    Raises `DipgoError` for an unknown name, and for a schedule of other sites or of another number of calls.
+    """
     sampler = Sampler(scheduler, {}, steps)
     if schedule is None:
         return count(name, plan(name, sampler))
@@ -115,7 +127,7 @@ def count_run(name: str, scheduler: str, steps: int, schedule: Path | None = Non
 
 
 def count_cells(cells: Sequence[MacsCell]) -> list[dict[str, Any]]:
-    """The cells' fields and counts, as `benchmarks.macs.count_tables` describes them."""
+    """Return the fields and counts of the cells, as `count_tables` describes them."""
     counted = []
     for cell in cells:
         pruned, sampler = cell.plan == PRUNED, Sampler(cell.scheduler, {}, cell.steps)
@@ -127,7 +139,8 @@ def count_cells(cells: Sequence[MacsCell]) -> list[dict[str, Any]]:
 
 
 def count_models() -> dict[str, dict[str, float]]:
-    """MACs of one call of every model at batch 1: `paper` as the paper charges it, `full` of one guidance branch."""
+    """Return the MACs of one call of every model at batch 1: "paper" as the paper charges it, and "full", with all
+    operations, for one guidance branch."""
     costs = {name: plan(name, Sampler("ddim", {}, 1)).costs for name in PAPER_MODELS}
     return {
         name: {"paper": each.paper.dense * each.paper_branches, "full": each.full.dense} for name, each in costs.items()

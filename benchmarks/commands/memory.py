@@ -1,4 +1,4 @@
-"""How much memory a run takes, known before it runs: its own code on tensors that have shapes and no values."""
+"""Estimates the memory of a run before it runs, by running its code on tensors that have shapes but no values."""
 
 from __future__ import annotations
 
@@ -22,28 +22,34 @@ from benchmarks.models.model import Model
 from benchmarks.supply.random_weights import CLASSES, without_values
 from dipgo import Batch, Diffusion, Inputs, Sampler, Schedule, TrainConfig, initial_noise, train_pruner
 
-GUIDANCE = 7.5  # any scale that asks for the second branch where there is one
-FEW = (2, 3)  # calls that are really run; every further one keeps as much as the third does
+GUIDANCE = 7.5
+"""Any scale that asks for the second guidance branch where there is one."""
+FEW = (2, 3)
+"""The numbers of calls that are run. Every further call keeps as much as the third does."""
 aten = torch.ops.aten
 
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes by what holds them: `weights` of the whole pipeline; `pruner`, its parameters; `kept` until the backward
-    pass (with checkpointing a sample and the sites' values of every call, without it all activations); and on top of
-    these, one after the other, the peaks of encoding `text`, of one `call` with its gradients, of the `decoder`.
-    """
+    """Bytes by what holds them. The peaks of `text`, `call` and `decoder` come one after the other."""
 
     weights: int
+    """The weights of the whole pipeline."""
     pruner: int
+    """The parameters of the pruner."""
     kept: int
+    """What is kept until the backward pass: all activations or, with checkpoints, the sample and the values of the
+    sites of every call."""
     text: int
+    """The peak of encoding the captions."""
     call: int
+    """The peak of one call, with its gradients."""
     decoder: int
+    """The peak of the decoder, with its gradients."""
 
     @property
     def peak(self) -> int:
-        """The most at any time, in tensors: a device's context, its its libraries and fragments come on top."""
+        """The most bytes in tensors at any time. What libraries take and fragments come on top."""
         return self.weights + max(self.text, self.pruner + self.kept + max(self.call, self.decoder))
 
 
@@ -56,11 +62,17 @@ def training_step_bytes(
     slicing: bool = True,
     **changes: Mapping[str, Any],
 ) -> Memory:
-    """A training step of the pruner over `calls` denoiser calls and `batch` pictures of a model of the paper.
+    """Return the memory of one training step of the pruner of a paper's model.
 
-    `slicing` decodes one picture at a time, which saves nothing here: the backward pass wants the activations of all.
-    `changes` as for `random_weights.pipeline`. On a CPU the peak comes out within 4 % of the resident memory of real
-    steps of 260 MB and more (tests/test_memory.py); it has not been compared with a GPU yet.
+    calls: the denoiser calls of a run.
+    batch: the pictures of a step.
+    checkpoint: whether activations are computed again in the backward pass.
+    slicing: whether pictures are decoded one at a time. It saves nothing here, since the backward pass needs the
+        activations of all.
+    changes: changes to the configurations, as for `random_weights.pipeline`.
+
+    On a CPU the peak is within 4 % of the resident memory of real steps of 260 MB and more (see
+    tests/benchmarks/commands/test_memory.py). It has not been compared with a GPU yet.
     """
     model = _shapes(name, dtype, slicing, changes)
     less, more = (_training_step(model, few, batch, checkpoint) for few in FEW)
@@ -75,8 +87,10 @@ def generation_bytes(
     slicing: bool = True,
     **changes: Mapping[str, Any],
 ) -> Memory:
-    """Making `batch` pictures in one go with a model of the paper, gated by a schedule; the rest as in
-    `training_step_bytes`."""
+    """Return the memory of making `batch` pictures together with a model of the paper that follows a schedule.
+
+    The other arguments are those of `training_step_bytes`.
+    """
     model = _shapes(name, dtype, slicing, changes)
     sampler = Sampler("ddim", model.scheduler_config, FEW[0])
     plan = Plan(sampler, Schedule.dense(model.costs.graph.sites, sampler.calls), model.costs)
@@ -121,8 +135,10 @@ class _Mark:
 
 
 class _Ledger(TorchDispatchMode):
-    """Counts the live bytes of all tensors without values that are made inside. Asked for a value, they say NaN, which
-    equals nothing, or False."""
+    """Counts the live bytes of all tensors without values that are made inside.
+
+    Code that asks such a tensor for its value gets NaN, which equals nothing, or False.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -176,14 +192,14 @@ class _Ledger(TorchDispatchMode):
 
 
 def _fused_attention(query, key, value, attn_mask=None, dropout_p=0.0, is_causal=False, scale=None, enable_gqa=False):
-    """Attention as GPUs compute it, without its score matrix; of tensors without values torch would form one."""
+    """Attention as GPUs compute it, without a matrix of scores, which torch would make for tensors without values."""
     fused = aten._scaled_dot_product_flash_attention_for_cpu
     return fused(query, key, value, dropout_p, is_causal, attn_mask=attn_mask, scale=scale)[0]
 
 
 @dataclass(frozen=True, eq=False)
 class _Watched(Model):
-    """A model that marks in its ledger where captions are encoded, calls are through and pictures decoded."""
+    """A model that marks in its ledger when captions are encoded, calls are done and pictures are decoded."""
 
     ledger: _Ledger
 
@@ -208,7 +224,7 @@ def _shapes(name: str, dtype: torch.dtype, slicing: bool, changes: Mapping[str, 
 
 @contextmanager
 def _watched(model: Model) -> Iterator[_Watched]:
-    """The model with a ledger that has its weights and counts what is made inside."""
+    """Give the model with a ledger that holds its weights and counts what is made inside."""
     ledger = _Ledger()
     for part in model.pipeline.components.values():
         if isinstance(part, nn.Module):

@@ -1,8 +1,8 @@
-"""torch.compile under `gated`: every block compiles by itself and once, whatever schedules make of it.
+"""Compiles the blocks of a denoiser with torch.compile, each by itself and once, for all schedules.
 
-The hooks stay outside, in Python, and decide by call and block what runs. So all sets of live blocks are made of the
-same compiled pieces as the dense run, and nothing compiles again for another call, another schedule or another run.
-Around the whole gated denoiser it would: each call's gates are other Python state, on which a compiled graph depends.
+The hooks of `gated` stay outside of the compiled blocks and decide which of them a call runs. So every schedule runs
+the same compiled pieces as the dense run, and nothing compiles again for another call, schedule or run. Compiling the
+whole gated denoiser would compile again for each call, because the gates of a call are part of what it depends on.
 """
 
 from __future__ import annotations
@@ -15,12 +15,16 @@ from torch import nn
 
 from dipgo import Site, family_of
 
-VARIANTS = 64  # of one module class: as many kinds of blocks, by width and resolution, may be compiled of it
+VARIANTS = 64
+"""How many variants of one module class, by width and resolution, may be compiled."""
 
 
 def regions(denoiser: nn.Module, sites: Sequence[str] = ()) -> tuple[str, ...]:
-    """The modules that are compiled, as dotted paths: the family's blocks; of a block inside which there are `sites`,
-    its layers. A hook sits around a compiled module, never in it."""
+    """Return the modules that are compiled, as dotted paths.
+
+    They are the blocks of the family. A block with sites inside is compiled layer by layer, because a hook must sit
+    around a compiled module and not in it.
+    """
     family, modules = family_of(denoiser), [Site.parse(site).module for site in sites]
     found: list[str] = []
     for block in family.blocks(denoiser):
@@ -33,8 +37,10 @@ def regions(denoiser: nn.Module, sites: Sequence[str] = ()) -> tuple[str, ...]:
 
 @contextmanager
 def compiled(denoiser: nn.Module, sites: Sequence[str] = (), backend: str = "inductor") -> Iterator[None]:
-    """`denoiser` with its blocks compiled, to be gated at `sites` inside the context or not at all. A block compiles
-    when it is first called; what is compiled outlasts the context and serves the next one."""
+    """Compile the blocks of a denoiser inside the context, where it may be gated at `sites`.
+
+    A block compiles when it is first called. What is compiled is kept after the context and serves the next one.
+    """
     modules = [denoiser.get_submodule(path) for path in regions(denoiser, sites)]
     for module in modules:
         module.forward = torch.compile(module.forward, dynamic=False, backend=backend)

@@ -1,4 +1,4 @@
-"""Inputs of a plan: one file a prompt, renamed into place, so that a killed run goes on where it stopped."""
+"""Makes the pictures of a plan, one file a prompt. A killed run finds the whole files and goes on with the others."""
 
 from __future__ import annotations
 
@@ -16,23 +16,26 @@ from benchmarks.specs.files import write_bytes
 from benchmarks.specs.run import RunSpec
 from dipgo import gated, picture_seeds, rollout
 
-PIXELS_AT_ONCE = 2**20  # of one batch: 4 pictures of 512 x 512, as the authors' evaluation has it
-BATCHES = 2  # as many pictures run together in a search or a learning, unseen, as this many batches hold
-SHARED_NOISES = 4  # of the protocol "paper": its seed is set again before every batch of 4
+PIXELS_AT_ONCE = 2**20
+"""The most pixels of a batch: 4 pictures of 512 x 512, as in the authors' evaluation."""
+BATCHES = 2
+"""A search or a learning, whose pictures nobody sees, runs as many pictures together as this many batches hold."""
+SHARED_NOISES = 4
+"""How many noises the protocol "paper" has, whose seed is set again before every batch of 4."""
 
 
 def image_paths(folder: Path, count: int) -> list[Path]:
-    """The file of each prompt's picture, in the prompts' order."""
+    """Return the file of each prompt's picture, in the order of the prompts."""
     return [folder / f"{index:05d}.png" for index in range(count)]
 
 
 def pictures_at_once(resolution: int) -> int:
-    """How many pictures of `resolution` squared pixels to make in one batch; pictures change by rounding alone."""
+    """Return how many pictures of this width to make in one batch, which changes each picture by rounding alone."""
     return min(100, max(1, PIXELS_AT_ONCE // resolution**2))
 
 
 def noise_seeds(spec: RunSpec, count: int) -> list[int]:
-    """The seeds of a prompt set's first `count` pictures, by the run's noise protocol."""
+    """Return the seeds of the first `count` pictures of a prompt set, by the run's protocol of noise."""
     return picture_seeds(
         spec.seed, [index % SHARED_NOISES if spec.protocol == "paper" else index for index in range(count)]
     )
@@ -40,7 +43,7 @@ def noise_seeds(spec: RunSpec, count: int) -> list[int]:
 
 @torch.no_grad()
 def sample(model: Model, plan: Plan, captions: Sequence[str], seeds: Sequence[int], guidance: float) -> torch.Tensor:
-    """Images [n, 3, h, w], white at 1 and black at 0, not clamped, for captions and their pictures' seeds."""
+    """Return images [n, 3, h, w] for n captions and n seeds of noise. White is 1, black is 0; nothing is clamped."""
     inputs = model.inputs_of(captions, seeds, guidance)
     with gated(model.denoiser, plan.costs.graph, plan.schedule):
         latents = rollout(model.diffusion(plan.sampler, guidance), inputs)
@@ -59,7 +62,14 @@ def generate(
     title: str,
     part: slice = slice(None),
 ) -> list[Path]:
-    """Make the pictures of `part` that `folder` lacks and return the paths of all, one for each caption and seed."""
+    """Make the pictures that a folder lacks, and return the paths of all.
+
+    captions, seeds: one of each for a picture.
+    folder: holds the pictures, in the order of the captions.
+    batch: how many pictures are made at once.
+    title: what the progress bar says.
+    part: the pictures that are made, when several processes share the work.
+    """
     paths = image_paths(folder, len(captions))
     folder.mkdir(parents=True, exist_ok=True)
     wanted = range(len(paths))[part]

@@ -1,4 +1,4 @@
-"""Cells of a record that depend on no prompt: MACs, the schedule's make-up, latency, training, search."""
+"""The cells of a record that follow from its plan: MACs, and what the schedule is made of."""
 
 from __future__ import annotations
 
@@ -10,9 +10,11 @@ from baselines import Plan
 
 
 def macs_cells(plan: Plan, branches: int) -> dict[str, dict[str, Any]]:
-    """Return the cells of one image's MACs in both conventions, and of what the schedule is made of.
+    """Return the cells of one picture's MACs in both conventions, and of what the schedule is made of.
 
-    `branches`: guidance branches a call. The paper charges steps: where a step makes two calls, its dearest one.
+    branches: the guidance branches of a call.
+
+    The paper charges steps and not calls. A step of two calls is charged with the call that costs more.
     """
     execution = plan.costs.graph.execute(plan.schedule)
     steps = plan.sampler.call_steps

@@ -1,5 +1,7 @@
-"""A diffusion model ready to run: its denoiser, conditioning, decoder and cost model. What differs between families
-is in their records, not here."""
+"""Loads a diffusion model, ready to run: its denoiser, conditioning, decoder and cost model.
+
+What differs between families of models is in their records in `dipgo.families`.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,7 @@ DTYPES = {name: getattr(torch, name) for name in specs.DTYPES}
 
 @dataclass(frozen=True, eq=False)
 class Model:
-    """A pipeline of diffusers, taken apart for the harness; weights are frozen and in evaluation mode."""
+    """A pipeline of diffusers, as the harness uses it. Its weights are frozen and in evaluation mode."""
 
     name: str
     pipeline: Any
@@ -60,7 +62,7 @@ class Model:
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:
-        """Channels, height, width."""
+        """The channels, height and width of a latent."""
         size = self.denoiser.config.sample_size
         return self.denoiser.config.in_channels, size, size
 
@@ -78,7 +80,7 @@ class Model:
         return self.denoiser.device
 
     def branch_guidance(self, guidance: float) -> float:
-        """Return the scale for the sampling loop: 1, so one branch, where the denoiser itself is told the scale."""
+        """Return the scale for the sampling loop. It is 1 where the denoiser itself is told the guidance scale."""
         return branch_guidance(self.denoiser, guidance)
 
     def branches(self, guidance: float) -> int:

@@ -1,4 +1,4 @@
-"""What the paper's models cost: their MACs, counted without weights."""
+"""Plans of the paper's models, with their MACs counted on shapes alone, without weights."""
 
 from __future__ import annotations
 
@@ -17,7 +17,10 @@ from dipgo import Sampler, family_of
 
 
 def without_weights(model: PaperModel, **changes: Any) -> nn.Module:
-    """The denoiser on the meta device: every shape, no memory. `changes` to its configuration, such as sample_size."""
+    """Return the denoiser on the meta device, where it has shapes but takes no memory.
+
+    changes: changes to its configuration, such as `sample_size`.
+    """
     with torch.device("meta"), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # BK-SDM copies weights, which have no values here
         denoiser = model.denoiser(**changes)
@@ -25,7 +28,7 @@ def without_weights(model: PaperModel, **changes: Any) -> nn.Module:
 
 
 def plan(name: str, sampler: Sampler, method_name: str = "dense", params: Mapping[str, Any] | None = None) -> Plan:
-    """What a method that needs no images makes of a model of the paper; counted without weights, once a model."""
+    """Return the plan of a method that needs no pictures, for a model of the paper, whose MACs are counted once."""
     denoiser = _denoiser(name)
     family = family_of(denoiser)
     costs = family.costs(denoiser, family.sites(denoiser))

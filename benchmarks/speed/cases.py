@@ -1,4 +1,4 @@
-"""What the speed benchmarks run: a picture of a model, or its denoiser calls alone, stock or under a schedule."""
+"""What the speed benchmarks run: a picture of a model or its denoiser calls alone, with or without a schedule."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SEEDS = picture_seeds(0, [0])
 
 @dataclass(frozen=True, eq=False)
 class Case:
-    """A model with a sampler, to be timed at batch 1 with both guidance branches."""
+    """A model with a sampler, which is timed at batch 1 with both guidance branches."""
 
     model: Model
     sampler: Sampler
@@ -49,25 +49,25 @@ class Case:
         return next(iter(labels)) if labels else CAPTION
 
     def plan(self, name: str, **params: Any) -> Plan:
-        """A method's plan that needs no pictures."""
+        """Return the plan of a method that needs no pictures."""
         return method(name).plan(self._context(params))
 
     def gates(self, sites: list[str], reuse: np.ndarray) -> Plan:
-        """The plan of bool [calls, sites] gates over any modules of the denoiser."""
+        """Return the plan that reuses any modules of the denoiser where `reuse`, bool [calls, sites], is true."""
         context = self._context({}).at_sites(sites)
         return Plan(self.sampler, Schedule(context.graph.sites, reuse), context.costs)
 
     def pruned(self, ratio: float, seed: int = 1) -> Plan:
-        """Algorithm 1 on random scores."""
+        """Return the plan of Algorithm 1 on random scores."""
         return self.plan("random_scores", ratio=ratio, seed=seed)
 
     def gated(self, plan: Plan | None) -> Any:
-        """The context in which the denoiser follows a plan; without one it stays as diffusers made it."""
+        """Give the context in which the denoiser follows a plan. Without a plan it stays as diffusers made it."""
         return nullcontext() if plan is None else gated(self.denoiser, plan.costs.graph, plan.schedule)
 
     @torch.no_grad()
     def calls(self, plan: Plan | None = None) -> None:
-        """All denoiser calls of one picture, without the sampler's steps between them."""
+        """Make all denoiser calls of one picture, without the steps of the sampler between them."""
         sample = torch.cat([self.noise] * 2).to(self.denoiser.dtype)
         with self.gated(plan):
             for timestep in self._timesteps:
@@ -79,14 +79,14 @@ class Case:
 
     @torch.no_grad()
     def latents(self, plan: Plan | None = None, denoiser: Any = None) -> torch.Tensor:
-        """Final latents; by another `denoiser` that stands in for the model's."""
+        """Return the final latents [1, c, h, w]. `denoiser` is called in place of the model's where it is given."""
         with self.gated(plan):
             diffusion = Diffusion(denoiser or self.denoiser, self.sampler, GUIDANCE)
             return rollout(diffusion, Inputs(self.noise, self.conditioning, SEEDS))
 
     @torch.no_grad()
     def picture(self, plan: Plan | None = None) -> torch.Tensor:
-        """From text to image."""
+        """Return an image [1, 3, h, w], made from its text."""
         conditioning = self.model.condition([self._caption], GUIDANCE)
         with self.gated(plan):
             latents = rollout(Diffusion(self.denoiser, self.sampler, GUIDANCE), Inputs(self.noise, conditioning, SEEDS))
@@ -97,19 +97,22 @@ class Case:
 
 
 def setting(model: str, scheduler: str = "ddim", steps: int = 20) -> Setting:
-    """A setting of the zoo."""
+    """Return a setting of the zoo."""
     return Setting("embedded", model, "benchmark", "float32", scheduler, steps, GUIDANCE, 64)
 
 
 def zoo(model: str, scheduler: str = "ddim", steps: int = 20) -> Case:
-    """A model of the zoo."""
+    """Return the case of a model of the zoo."""
     loaded = models.load(setting(model, scheduler, steps))
     return Case(loaded, Sampler(scheduler, loaded.scheduler_config, steps))
 
 
 def full_width(name: str, scheduler: str = "ddim", steps: int = 20) -> Case:
-    """A model of the paper at full width with random weights: on a GPU as published, in float16; on a CPU, where that
-    takes minutes a picture, in float32 on latents of 8 x 8."""
+    """Return the case of a model of the paper at full width, with random weights.
+
+    On a GPU it has its published size, in float16. On a CPU, where that takes minutes a picture, it is in float32 and
+    its latents are 8 x 8.
+    """
     gpu = shards().device.type == "cuda"
     changes = {} if gpu else {"unet": {"sample_size": 8}}
     pipeline = random_weights.pipeline(name, torch.float16 if gpu else torch.float32, **changes)

@@ -1,7 +1,7 @@
-"""`pytest benchmarks/ --benchmark-only`: the speed benchmarks, timed on the device that the process computes on.
+"""The set-up of the speed benchmarks, which `pytest benchmarks/ --benchmark-only` runs on this process's device.
 
-`--benchmark-autosave` stores a run in `.benchmarks/`, and `--benchmark-compare` holds the next one against it; a run of
-another device is refused.
+`--benchmark-autosave` stores a run in `.benchmarks/`, and `--benchmark-compare` compares the next one with it. A stored
+run of another device is refused.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ PACKAGES = ("torch", "diffusers", "numpy")
 
 
 def device_time() -> Any:
-    """The benchmarks' timer."""
+    """Return the moment in seconds, once the device has finished its work."""
     return now(shards().device)
 
 
@@ -47,9 +47,13 @@ def pytest_benchmark_compare_machine_info(machine_info: dict[str, Any], compared
 
 @pytest.fixture
 def timed(benchmark: Any) -> Callable[..., None]:
-    """`timed(call, against=None, rounds=5, **info)` times a call: the first one apart, which warms up, then in rounds.
-    `against`, another call, takes its turn before it in every round, and the pairs give the speedup over it. With
-    `info`, all but the rounds' own seconds goes into the benchmark's extra_info."""
+    """Give the function `timed(call, against=None, rounds=ROUNDS, **info)`, which times a call.
+
+    call: what is timed. Its first call, which warms up, is noted apart from the rounds.
+    against: another call. It runs before `call` in every round, and the pairs give the speedup over it.
+    rounds: how many rounds are timed.
+    info: what else goes into the `extra_info` of the benchmark.
+    """
 
     def run(
         call: Callable[[], Any], against: Callable[[], Any] | None = None, rounds: int = ROUNDS, **info: Any

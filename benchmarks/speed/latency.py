@@ -30,7 +30,7 @@ class Timed:
 
 @torch.no_grad()
 def time_once(timed: Timed) -> dict[str, float]:
-    """Seconds of one picture: all denoiser calls alone, and from text to image."""
+    """Return the seconds of one picture: "denoiser" for all denoiser calls alone, "end_to_end" from text to image."""
     model, plan, seeds = timed.model, timed.plan, picture_seeds(0, [0])
     noise = initial_noise(seeds, model.latent_shape).to(model.device)
     denoiser, whole = Stopwatch(model.device), Stopwatch(model.device)
@@ -71,7 +71,10 @@ LATENCY_METRICS = ("denoiser", "end_to_end")
 
 
 def latency_cells(rounds: Mapping[str, Sequence[Mapping[str, float]]]) -> dict[str, dict[str, Any]]:
-    """Median seconds and speedups with their quartiles; a speedup pairs the two runs of one round."""
+    """Return the cells of the median seconds and speedups, with quartiles. A speedup pairs the two runs of one round.
+
+    rounds: the seconds of all rounds, as `time_once` gives them, of the "run" and of the "dense" run.
+    """
     cells = {}
     for name in LATENCY_METRICS:
         seconds = [once[name] for once in rounds["run"]]

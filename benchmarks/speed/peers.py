@@ -1,6 +1,6 @@
-"""Other caches on the same schedule: every `INTERVAL`-th call is full, in the calls between they reuse what they reuse.
+"""Other caches, timed beside ours on the same schedule.
 
-A peer puts itself on a copy of the model's denoiser; its plan is the same schedule in our terms.
+Every `INTERVAL`-th call computes everything. In the calls between, a cache reuses what it is made to reuse.
 """
 
 from __future__ import annotations
@@ -25,24 +25,28 @@ from benchmarks.speed.cases import Case
 from dipgo.errors import DipgoError
 
 INTERVAL = 5
-ALWAYS, ANY_TIMESTEP = 1e9, (-1, 1001)  # a threshold that every call stays below; a range that holds every timestep
+ALWAYS, ANY_TIMESTEP = 1e9, (-1, 1001)
+"""A threshold that every call stays below, and a range that holds every timestep."""
 ATTENTIONS = ("attn1", "attn2")
 
 Denoiser = Callable[..., Any]
 
 
 class Unfit(DipgoError):
-    """Why a peer cannot take a model."""
+    """Raised where a cache cannot be used on a model."""
 
 
 @dataclass(frozen=True)
 class Peer:
-    """`plan` is our schedule for a case, or raises `Unfit`; `put_on` gives what to call instead of the denoiser."""
+    """Another cache."""
 
     plan: Callable[[Case], Plan]
+    """Returns the plan that reuses the same in `gated`. Raises `Unfit` where the cache cannot be used."""
     put_on: Callable[[Case, nn.Module], Denoiser]
+    """Puts the cache on a denoiser, and returns what to call instead of it."""
 
     def denoiser(self, case: Case) -> Denoiser:
+        """Return a copy of the model's denoiser with the cache on it."""
         return self.put_on(case, deepcopy(case.denoiser))
 
 
@@ -93,12 +97,12 @@ def _put_on_deepcache(case: Case, denoiser: nn.Module) -> Denoiser:
     helper = DeepCacheSDHelper(pipe=Pipe())
     helper.set_params(cache_interval=INTERVAL, cache_branch_id=0)
     helper.enable()
-    # The package looks for one timestep, by position.
+    # The package expects one timestep, passed by position.
     return lambda sample, timestep, **kwargs: denoiser(sample, timestep[0], **kwargs)
 
 
 def _put_on_hooks(apply: Callable[..., None], config: Any, case: Case, denoiser: nn.Module) -> Denoiser:
-    """A cache of diffusers, whose state is cleared before every full call."""
+    """Put a cache of diffusers on a denoiser. Its state is cleared before every full call."""
     apply(denoiser, config)
     registry, call = HookRegistry.check_if_exists_or_initialize(denoiser), 0
 

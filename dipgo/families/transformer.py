@@ -1,4 +1,7 @@
-"""Diffusion transformers: DiT (class labels) and PixArt-alpha (text), 28 blocks each in the published sizes."""
+"""The families of diffusion transformers: DiT, which draws classes, and PixArt-alpha, which draws texts.
+
+Each has 28 blocks in its published size.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,8 @@ from dipgo.costs import PaperMacs
 from dipgo.errors import DipgoError, unknown
 from dipgo.families.family import Conditioning, Family, like, rows
 
-TEXT_TOKENS = 120  # PixArt-alpha's longest caption
+TEXT_TOKENS = 120
+"""The most tokens of a caption of PixArt-alpha."""
 
 
 def _blocks(transformer: nn.Module) -> tuple[str, ...]:
@@ -33,7 +37,7 @@ def _dit_probe(transformer: DiTTransformer2DModel) -> dict[str, Any]:
 
 
 def _dit_condition(pipeline: Any, captions: Sequence[str], guidance: float) -> Conditioning:
-    """Captions are names of classes; the label after the last one stands for no class."""
+    """The labels of the captions, which are names of classes. The label after the last class means no class."""
     known, classes = pipeline.labels, pipeline.transformer.config.num_embeds_ada_norm
     for caption in captions:
         if caption not in known:
@@ -60,7 +64,7 @@ def _tiny_dit() -> DiTTransformer2DModel:
 
 
 def _sizes(transformer: PixArtTransformer2DModel, count: int, pixels: float) -> dict[str, Any]:
-    """Resolution and aspect ratio, which the 1024-pixel checkpoints are told."""
+    """The resolution and the aspect ratio, which the checkpoints for 1024 pixels take."""
     if not transformer.use_additional_conditions:
         return {"resolution": None, "aspect_ratio": None}
     make = like(transformer)

@@ -1,4 +1,4 @@
-"""Stable Diffusion's U-Nets: SD-1.5 and SD-2.1 (9 blocks), SD-XL (7 blocks, added conditioning)."""
+"""The families of Stable Diffusion's U-Nets: SD-1.5 and SD-2.1 with 9 blocks, and SD-XL with 7."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from diffusers.models.transformers.transformer_2d import Transformer2DModel
 
 from dipgo.families.family import Conditioning, Family, like, rows
 
-TIME_IDS = 6  # of SD-XL: original size, crop corner and target size, two numbers each
+TIME_IDS = 6
+"""The numbers that SD-XL is told of a picture: original size, corner of the crop and target size, two of each."""
 
 
 def _blocks(unet: UNet2DConditionModel) -> tuple[str, ...]:
@@ -24,7 +25,7 @@ def _blocks(unet: UNet2DConditionModel) -> tuple[str, ...]:
 
 
 def _layers(unet: UNet2DConditionModel, block: str) -> tuple[str, ...]:
-    """Residual and attention layers of one block in turn, then its resampler, in order of execution."""
+    """The layers of one block in the order of execution: residual and attention layers in turn, then the resampler."""
     module = unet.get_submodule(block)
     resnets = [f"{block}.resnets.{i}" for i in range(len(module.resnets))]
     attentions = [f"{block}.attentions.{i}" for i in range(len(getattr(module, "attentions", None) or ()))]
@@ -63,7 +64,8 @@ def _condition(pipeline: Any, captions: Sequence[str], guidance: float) -> Condi
 
 
 def _sdxl_condition(pipeline: Any, captions: Sequence[str], guidance: float) -> Conditioning:
-    """Text, its pooled embedding and the picture's sizes; a latent consistency model is told the guidance, too."""
+    """The text, its pooled embedding and the sizes of the picture. A latent consistency model also takes the guidance
+    scale."""
     unet = pipeline.unet
     embedded = unet.config.time_cond_proj_dim
     guided = guidance > 1 and not embedded
@@ -84,7 +86,7 @@ def _sdxl_condition(pipeline: Any, captions: Sequence[str], guidance: float) -> 
 
 
 def _tiny(**config: Any) -> UNet2DConditionModel:
-    """SD-1.5's shape, two layers a block, at the smallest width that works."""
+    """A U-Net of SD-1.5's shape with two layers a block, at the smallest width that works."""
     shape = {
         "block_out_channels": (4, 8, 8, 8),
         "down_block_types": ("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",),
