@@ -25,7 +25,7 @@ class Params:
 
 
 def plan(context: PlanContext, params: Params) -> Plan:
-    """Prune what Algorithm 1 makes of random scores."""
+    """Follow the schedule that Algorithm 1 selects from random scores."""
     if params.seed < 0:
         raise DipgoError(f"seed is {params.seed}; it must be at least 0")
     random = np.random.default_rng(params.seed)

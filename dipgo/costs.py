@@ -71,7 +71,10 @@ class CostModel:
     """The inputs of the call that was counted, by the names of the denoiser's arguments."""
 
     def pruned_ratio(self, schedule: Schedule, convention: str = "paper") -> float:
-        """Return the share of the dense run's MACs that a schedule saves, its cascade included (Algorithm 1's p*)."""
+        """Return the share of the dense run's MACs that a schedule saves (p* of Algorithm 1).
+
+        It counts what the schedule reuses and also the blocks that nobody needs then.
+        """
         costs = getattr(self, convention)
         spent = costs.per_call(self.graph.execute(schedule)).sum()
         return float(1 - spent / (schedule.calls * costs.dense))
@@ -212,7 +215,7 @@ def _added_product(_: torch.Tensor, a: torch.Tensor, b: torch.Tensor, *__: Any, 
 
 
 def _attention(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *_: Any, **__: Any) -> int:
-    """Query-key and attention-value products; there may be fewer heads of keys than of queries."""
+    """Return the MACs of the products of queries with keys and of attention with values."""
     return query[..., 0].numel() * key.shape[-2] * (query.shape[-1] + value.shape[-1])
 
 

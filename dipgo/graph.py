@@ -87,10 +87,11 @@ class BlockGraph:
         return "\n".join([*lines, f"{'     output':<{width}}  <- {output}"])
 
     def execute(self, schedule: Schedule) -> Execution:
-        """Return what runs: liveness over the N x T graph of section 3.2, the cascade included.
+        """Return which blocks run in which call (section 3.2).
 
-        A block is needed in a call if a block computed there, or the denoiser's output, reads it, or if it
-        is itself reused, and needed, in the next call. A block that nobody needs is dead and does not run.
+        A block is needed in a call if something that is computed there reads it: another block, or the output of the
+        denoiser. It is also needed if the next call reuses its value and needs it. A block that is not needed is dead
+        and does not run, though the schedule does not name it.
         """
         self.check(schedule)
         shape = schedule.reuse.shape

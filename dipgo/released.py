@@ -80,7 +80,7 @@ def _read(path: Path) -> Any:
 
 
 class _Refused(Exception):
-    """A name that a pickle asked for."""
+    """Raised with the name that a pickle asked for and may not have."""
 
 
 class _TensorsOnly(pickle.Unpickler):

@@ -35,7 +35,7 @@ RENDERERS = {PARETO: render_pareto, **OTHERS}
 
 
 def first_difference(path: Path, content: str | bytes) -> str | None:
-    """A message that names the first line where a file differs from `content`; None if they are equal.
+    """Return a message that names the first line where a file differs from `content`; None if they are equal.
 
     Pictures are equal if their stamps are, since their bytes change with the drawing library.
     """
@@ -52,7 +52,7 @@ def first_difference(path: Path, content: str | bytes) -> str | None:
 
 
 def _rendered(options: argparse.Namespace) -> Iterator[tuple[str, Path, str | bytes]]:
-    """Yields the name, the path and the content of every file that was asked for."""
+    """Yield the name, the path and the content of every file that was asked for."""
     every = not options.names and options.profile is None
     asked = [
         (name, profile)

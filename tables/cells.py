@@ -69,12 +69,12 @@ class Comparison:
 
 
 def records_of(row: Row, records: Mapping[str, Record]) -> tuple[Record, ...]:
-    """The records of a row's runs. Empty if one is absent, since the mean over fewer seeds is another number."""
+    """Return the records of a row's runs. Empty if one is absent, since the mean over fewer seeds is another number."""
     return tuple(records[run] for run in row.runs) if records.keys() >= set(row.runs) else ()
 
 
 def row_cell(runs: Sequence[Record], dataset: str, metric: str) -> Mapping[str, Any] | None:
-    """A row's value of a metric, as `Record.cell` gives it. None if a run lacks the metric.
+    """Return a row's value of a metric, as `Record.cell` gives it. None if a run lacks the metric.
 
     The value of a row of several runs is their mean; such a cell also has "sd" and "seeds".
     """
@@ -88,7 +88,8 @@ def row_cell(runs: Sequence[Record], dataset: str, metric: str) -> Mapping[str, 
 
 
 def difference(ours: Sequence[Record], theirs: Sequence[Record], dataset: str, metric: str) -> Difference | None:
-    """The difference ours - theirs in a metric on one prompt set, with its interval. None if it cannot be computed.
+    """Return the difference ours - theirs in a metric on one prompt set, with its interval. None if it cannot be
+    computed.
 
     Two single runs are paired by prompt and noise, and the interval runs over prompts. If they have no samples of the
     metric, the difference is unpaired and comes from the interval of each run. Several runs on one side are trainings
@@ -123,7 +124,8 @@ def difference(ours: Sequence[Record], theirs: Sequence[Record], dataset: str, m
 def paper_verdict(
     cell: Mapping[str, Any], paper: float, column: Column, dataset: Dataset, spec: Mapping[str, Any]
 ) -> str:
-    """Whether a measured cell "agrees" with the printed value or "differs", or else why the two cannot be compared.
+    """Tell whether a measured cell "agrees" with the printed value or "differs", or else why the two cannot be
+    compared.
 
     cell: the measured cell.
     paper: the printed value.
@@ -142,7 +144,7 @@ def paper_verdict(
 
 
 def comparisons_of(table: Table, records: Mapping[str, Record]) -> list[Comparison]:
-    """The comparisons of every row with each of its controls, by metric, group and prompt set.
+    """Return the comparisons of every row with each of its controls, by metric, group and prompt set.
 
     The best control of a group is the one with the best mean, so that the row is held against the strongest.
     """
@@ -243,7 +245,8 @@ def _check_equal_n(table: Table, records: Mapping[str, Record]) -> None:
 def table_cells(
     table: Table, records: Mapping[str, Record], paper: pd.DataFrame, comparisons: list[Comparison]
 ) -> list[Cell]:
-    """All cells of a table: rows x prompt sets x columns in the table's order, then the comparisons with controls.
+    """Return all cells of a table: rows x prompt sets x columns in the table's order, then the comparisons with
+    controls.
 
     A metric that depends on no prompt is repeated for each prompt set, as the paper does with speedups.
 

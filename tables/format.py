@@ -74,7 +74,8 @@ def grid(rows: Iterable[Sequence[str]], headers: Sequence[str], left: Container[
 
 
 def _cell(text: str) -> str:
-    """The text as it must be written in a cell: a backslash before each pipe, and two for each one that precedes it."""
+    """Return the text as it must be written in a cell: a backslash before each pipe, and two for each one that precedes
+    it."""
     return re.sub(r"(\\*)\|", r"\1\1\\|", one_line(text))
 
 

@@ -32,7 +32,7 @@ UNITS = {"T": 1e12, "h": 3600.0}
 
 
 def names(folder: Path = HERE / "specs") -> list[str]:
-    """The names of the tables that have a spec, sorted."""
+    """Return the names of the tables that have a spec, sorted."""
     return sorted(path.stem for path in folder.glob("*.toml"))
 
 
@@ -74,13 +74,13 @@ class _Parts:
     """The fields of the suite's runs by id."""
 
     def known(self, kind: str, name: str) -> Mapping[str, Any]:
-        """What `shared.toml` says of a name in its tables of one kind; an error where it has no such name."""
+        """Return what `shared.toml` says of a name in its tables of one kind; an error where it has no such name."""
         if name not in self.shared[kind]:
             raise DipgoError(f"{self.where}: {unknown(kind.replace('_', ' '), name, self.shared[kind])}")
         return self.shared[kind][name]
 
     def groups(self, suite: str) -> tuple[Group, ...]:
-        """The groups of rows. Rows of `missing` come first in their group, then those of the suite's runs."""
+        """Return the groups of rows. Rows of `missing` come first in their group, then those of the suite's runs."""
         table = self.spec["name"].removeprefix("table")
         rows = read_rows(self.runs, table, self.shared, suite)
         for item in self.spec.pop("missing", []):
@@ -93,14 +93,14 @@ class _Parts:
         return tuple(Group(titles.get(title, title), tuple(members)) for title, members in rows.items())
 
     def contests(self) -> tuple[Contest, ...]:
-        """The comparisons with controls."""
+        """Return the comparisons with controls."""
         items = self.spec.get("compare", {}).items()
         return tuple(
             construct(Contest, {**item, "title": key}, f"{self.where}: compare {key!r}") for key, item in items
         )
 
     def datasets(self) -> tuple[Dataset, ...]:
-        """The prompt sets of the suite's runs."""
+        """Return the prompt sets of the suite's runs."""
         changes, known = self.spec.get("dataset", {}), self.shared["dataset"]
         for key in changes:
             self.known("dataset", key)
@@ -109,19 +109,21 @@ class _Parts:
         return tuple(construct(Dataset, item, f"{self.where}: dataset") for item in defined)
 
     def facts(self) -> tuple[Fact, ...]:
-        """The facts that have a title."""
+        """Return the facts that have a title."""
         given = self.spec.get("fact", {}).items()
         facts = [(run, key, title) for run, titles in given for key, title in titles.items() if title]
         return tuple(Fact(run, key, title, **self.shared["fact"].get(key, {})) for run, key, title in facts)
 
     def paper_columns(self) -> tuple[PaperColumn, ...]:
-        """The columns of the paper's values. Profiles of the paper's own models show these values in brackets."""
+        """Return the columns of the paper's values. Profiles of the paper's own models show these values in
+        brackets."""
         metrics = self.spec.get("paper_column", []) if not PROFILES[self.profile].paper_models else []
         return tuple(PaperColumn(metric, **self.known("paper_column", metric)) for metric in metrics)
 
     def columns(self, *keys: str) -> tuple[tuple[Column, ...], ...]:
-        """The columns that some lists of the spec name, a tuple for each list. A column that a list before has named
-        is left out. An item that is a table has the column's name as `key`, and changes other fields of the column."""
+        """Return the columns that some lists of the spec name, a tuple for each list. A column that a list before has
+        named is left out. An item that is a table has the column's name as `key`, and changes other fields of the
+        column."""
         defined, taken, lists = columns(self.profile), set(), []
         for items in (self.spec.get(key, []) for key in keys):
             picked = []
@@ -137,7 +139,7 @@ class _Parts:
 
 
 def load_table(name: str, folder: Path = HERE / "specs", profile: str = DEFAULT, suites: Path = SUITES) -> Table:
-    """The table of a name in a profile, from its spec in `folder`, its suite in `suites`, and `shared.toml`.
+    """Return the table of a name in a profile, from its spec in `folder`, its suite in `suites`, and `shared.toml`.
 
     The rows, models and prompt sets are those of the suite's runs (see `tables.rows.read_rows`). A spec holds the other
     fields of `Table`, and these tables:
@@ -216,13 +218,13 @@ def _validate(table: Table, path: Path, suite: Path) -> None:
 
 
 def _unscored(table: Table) -> Table:
-    """The table without scores of pictures, for a profile that has none. All other columns are shown."""
+    """Return the table without scores of pictures, for a profile that has none. All other columns are shown."""
     shown = tuple(column for column in table.column if not column.scored)
     return replace(table, shown=shown, csv_only=(), difference="", compare=())
 
 
 def load_records(table: Table, folder: Path) -> dict[str, Record]:
-    """The records of a table's rows by run id. Runs without a record are left out.
+    """Return the records of a table's rows by run id. Runs without a record are left out.
 
     Raises `DipgoError` when a record cannot stand in the table: its model is not one of the table's models, or its
     weights, seed, number of pictures, profile or reference differ from those of the other records.
@@ -252,7 +254,7 @@ def load_records(table: Table, folder: Path) -> dict[str, Record]:
 
 
 def departures(table: Table, records: Mapping[str, Record]) -> dict[str, dict[str, Any]]:
-    """The settings in which a record differs from the suite's run, and so from its row's label, by run id."""
+    """Return the settings in which a record differs from the suite's run, and so from its row's label, by run id."""
     rows = read_suite(SUITES / f"{table.name}.toml", table.profile)
     changes = {}
     for run, item in records.items():
@@ -263,14 +265,14 @@ def departures(table: Table, records: Mapping[str, Record]) -> dict[str, dict[st
 
 
 def load_paper(path: Path = HERE / "paper.csv") -> pd.DataFrame:
-    """The values that the paper prints, in base units (MACs, seconds), one value a row."""
+    """Return the values that the paper prints, in base units (MACs, seconds), one value a row."""
     paper = pd.read_csv(path, dtype=str, keep_default_na=False)
     paper["value"] = paper["value"].astype(float) * paper["unit"].map(UNITS).fillna(1.0)
     return paper
 
 
 def paper_value(paper: pd.DataFrame, row: Row, dataset: str, metric: str) -> float | None:
-    """The value that the paper prints for a row on one of its prompt sets; None if it prints none."""
+    """Return the value that the paper prints for a row on one of its prompt sets; None if it prints none."""
     if row.paper is None or not metric:
         return None
     wanted = {**row.paper, "dataset": dataset, "metric": metric}

@@ -56,7 +56,7 @@ class MacsLine:
 
 
 def read_counts(path: Path = COUNTS) -> dict[str, Any]:
-    """The counts of `python -m benchmarks macs`. Raises `DipgoError` if the file is absent or no JSON."""
+    """Return the counts of `python -m benchmarks macs`. Raises `DipgoError` if the file is absent or no JSON."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -75,7 +75,7 @@ def _run(cell: Mapping[str, Any]) -> str:
 
 
 def macs_lines(counts: Mapping[str, Any], paper: pd.DataFrame) -> list[MacsLine]:
-    """The lines of the CSV, from the counts and the paper's values.
+    """Return the lines of the CSV, from the counts and the paper's values.
 
     Raises `DipgoError` if the paper does not print a counted cell, or if a MACs cell of the paper is not counted.
     """
@@ -125,7 +125,7 @@ def _cells(line: MacsLine) -> list[str]:
 
 
 def markdown(counts: Mapping[str, Any], lines: Sequence[MacsLine]) -> str:
-    """The page: all tables, the MACs of one call of the models, and notes."""
+    """Return the page: all tables, the MACs of one call of the models, and notes."""
     verdicts = [line.verdict for line in lines]
     summary = ", ".join(f"{verdicts.count(verdict)} {verdict}" for verdict in dict.fromkeys(sorted(verdicts)))
     text = f"# MACs of the paper's tables, counted without weights\n\n{len(lines)} lines: {summary}.\n"
@@ -141,7 +141,7 @@ def markdown(counts: Mapping[str, Any], lines: Sequence[MacsLine]) -> str:
 
 
 def render_macs(path: Path = COUNTS) -> dict[str, str]:
-    """The texts of both files by name, from the counts in `path`."""
+    """Return the texts of both files by name, from the counts in `path`."""
     counts = read_counts(path)
     lines = macs_lines(counts, load_paper())
     return {"macs.md": markdown(counts, lines), "macs.csv": csv_text(map(asdict, lines))}

@@ -39,7 +39,7 @@ SEEDS_NOTE = (
 
 
 def notes(table: Table) -> list[str]:
-    """The notes below a table: those of its spec, those of all tables, and those of its columns."""
+    """Return the notes below a table: those of its spec, those of all tables, and those of its columns."""
     general = [NOTES[0], NOTES[1], _paper_note(table), NOTES[2]]
     if trainings := {len(row.runs) for row in table.rows if row.seeds}:
         general.append(SEEDS_NOTE.format(n=", ".join(map(str, sorted(trainings)))))
@@ -49,7 +49,7 @@ def notes(table: Table) -> list[str]:
 
 
 def origin(records: Iterable[Record]) -> tuple[str, str, str]:
-    """The devices, the first and last day, and the commits of records. A part that no record knows is ""."""
+    """Return the devices, the first and last day, and the commits of records. A part that no record knows is ""."""
     stamps = [record.provenance for record in records]
     days = sorted(str(stamp["date"])[:10] for stamp in stamps if "date" in stamp)
     commits = {
@@ -66,7 +66,7 @@ def origin(records: Iterable[Record]) -> tuple[str, str, str]:
 
 
 def _paper_note(table: Table) -> str:
-    """The note that says where the paper's values stand and what they may be compared with."""
+    """Return the note that says where the paper's values stand and what they may be compared with."""
     if not PROFILES[table.profile].paper_models:
         return APART_NOTE.format(paper_model=table.paper_model)
     agrees: dict[float, list[str]] = {}

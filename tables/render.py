@@ -22,7 +22,7 @@ LEFT = {"Against", "Row", "Prompts", "Best control", "Verdict"}
 
 
 def _show(cell: Cell, column: Column, notes: Footnotes, inline: bool) -> str:
-    """The text of a cell, with the paper's value in brackets if `inline`."""
+    """Return the text of a cell, with the paper's value in brackets if `inline`."""
     paper = f" ({number(cell.paper, column.digits, column.scale)})" if inline and cell.paper is not None else ""
     if cell.verdict == "reference":
         return "ref."
@@ -71,13 +71,13 @@ def _mean(runs: Sequence[Record], dataset: Dataset, column: Column) -> str:
 
 
 def _both(sides: Iterable[Sequence[Record]], dataset: Dataset, column: Column) -> str:
-    """The values of a row and of its control in a column."""
+    """Return the values of a row and of its control in a column."""
     cells = [row_cell(runs, dataset.key, column.key) for runs in sides]
     return " / ".join(number(cell["value"], column.digits, column.scale) if cell else "–" for cell in cells)
 
 
 def _summary(table: Table, contest: Contest, comparisons: Iterable[Comparison]) -> str:
-    """The counts of verdicts by group of controls.
+    """Return the counts of verdicts by group of controls.
 
     A control that has controls of its own, as in an ablation, is counted by its label.
     """
@@ -128,7 +128,7 @@ def _compare_section(table: Table, contest: Contest, comparisons: list[Compariso
 
 
 def _measured_on(table: Table, records: Mapping[str, Record]) -> str:
-    """The line that names the models, devices, numbers of images, dates and commits of the records."""
+    """Return the line that names the models, devices, numbers of images, dates and commits of the records."""
     if not records:
         return f"Nothing measured: {table.no_record}."
     specs = [record.spec for record in records.values()]
@@ -148,7 +148,7 @@ def _measured_on(table: Table, records: Mapping[str, Record]) -> str:
 
 
 def _departures(table: Table, records: Mapping[str, Record]) -> str:
-    """A sentence that names the settings of records that differ from the suite's; empty if there are none."""
+    """Return a sentence that names the settings of records that differ from the suite's; empty if there are none."""
     by_run = departures(table, records)
     settings = sorted({f"{key} = {value}" for changed in by_run.values() for key, value in changed.items()})
     return f" **Not the suite's settings**, in {len(by_run)} runs: {', '.join(settings)}." if by_run else ""
@@ -183,7 +183,7 @@ def markdown(table: Table, records: Mapping[str, Record], cells: list[Cell], com
 
 
 def render(name: str, folder: Path, profile: str = DEFAULT) -> dict[str, str]:
-    """The texts of a table's two files by name.
+    """Return the texts of a table's two files by name.
 
     name: the name of the table.
     folder: holds the records of all profiles.

@@ -21,7 +21,7 @@ APART = {"id", "metrics", *SHOWN}
 def read_rows(
     runs: Mapping[str, Mapping[str, Any]], table: str, shared: Mapping[str, Any], where: str
 ) -> dict[str, list[Row]]:
-    """The rows of a table by the title of their group, in the order of the suite.
+    """Return the rows of a table by the title of their group, in the order of the suite.
 
     Every run has a row. Runs that differ in nothing but the seed of their training are one row.
 
@@ -49,13 +49,14 @@ def read_rows(
 
 
 def printed(given: str | Mapping[str, str], table: str) -> dict[str, Any]:
-    """The fields `paper` and `added` of a row. `given` is a method of the paper's table, or columns of `paper.csv`."""
+    """Return the fields `paper` and `added` of a row. `given` is a method of the paper's table, or columns of
+    `paper.csv`."""
     paper = {"table": table, **({"method": given} if isinstance(given, str) else given)} if given else None
     return {"paper": paper, "added": paper is None or paper["table"] != table}
 
 
 def _training(fields: Mapping[str, Any]) -> tuple[str, Any]:
-    """What a run has in common with trainings that have other seeds, and its seed.
+    """Return what a run has in common with trainings that have other seeds, and its seed.
 
     If the run trains nothing, these are its id and None.
     """
@@ -84,7 +85,7 @@ def _row(
 
 
 def _label(fields: Mapping[str, Any], shared: Mapping[str, Any]) -> str:
-    """The label of a run by the `[[label]]` tables of `shared.toml`, or its id."""
+    """Return the label of a run by the `[[label]]` tables of `shared.toml`, or its id."""
     known = flat(fields)
     scheduler = fields.get("scheduler", "")
     values = {key.removeprefix("params."): value for key, value in known.items()}

@@ -29,14 +29,17 @@ class Difference:
     """What the observations are: "prompts", training "seeds" or, if unpaired, "pictures"."""
 
     def verdict(self, direction: str = "up") -> str:
-        """ "no difference" if the interval includes 0, else "better" or "worse". `direction` is the better end."""
+        """Return "no difference" if the interval includes 0, else "better" or "worse".
+
+        direction: the better end of the metric, "up" or "down".
+        """
         if self.low <= 0 <= self.high:
             return "no difference"
         return "better" if (self.value > 0) == (direction == "up") else "worse"
 
 
 def paired_difference(ours: Sequence[float], theirs: Sequence[float], what: str) -> Difference:
-    """The mean of ours - theirs over prompts, with a percentile bootstrap over prompts, which is seeded.
+    """Return the mean of ours - theirs over prompts, with a percentile bootstrap over prompts, which is seeded.
 
     The effect is the mean of the paired differences divided by their standard deviation.
 
@@ -65,7 +68,7 @@ def paired_difference(ours: Sequence[float], theirs: Sequence[float], what: str)
 
 
 def seed_difference(ours: Sequence[float], theirs: Sequence[float]) -> Difference:
-    """The difference mean(ours) - mean(theirs) with a t interval over training seeds.
+    """Return the difference mean(ours) - mean(theirs) with a t interval over training seeds.
 
     Each side holds one value a seed, and at least one side holds several. Between two sides of several seeds the
     interval is Welch's; a side of one value counts as fixed. `n` is the number of seeds, or the smaller of the two
@@ -86,7 +89,7 @@ def seed_difference(ours: Sequence[float], theirs: Sequence[float]) -> Differenc
 
 
 def unpaired_difference(ours: Mapping[str, float], theirs: Mapping[str, float]) -> Difference:
-    """The difference ours - theirs of two cells that have intervals, which are taken as independent.
+    """Return the difference ours - theirs of two cells that have intervals, which are taken as independent.
 
     Its half width is the root of the sum of the squared half widths. It is wider than it needs to be, since the
     pictures of both cells come from the same prompts and noises.
@@ -97,6 +100,6 @@ def unpaired_difference(ours: Mapping[str, float], theirs: Mapping[str, float]) 
 
 
 def mean_interval(values: Sequence[float]) -> tuple[float, float]:
-    """The 95 % t interval of the mean of at least two values."""
+    """Return the 95 % t interval of the mean of at least two values."""
     interval = ttest_1samp(values, 0).confidence_interval(0.95)
     return float(interval.low), float(interval.high)

@@ -73,7 +73,7 @@ def _assets(found: Sequence[Need]) -> list[Finding]:
 
 
 def _memory(found: Sequence[Need]) -> list[Finding]:
-    """The memory of the largest step beside that of the GPU, or of the machine where there is no GPU."""
+    """Return the memory of the largest step beside that of the GPU, or of the machine where there is no GPU."""
     has, where = _capacity()
     device = Finding("device", f"{device_name()}; {_gigabytes(has)} {where}")
     steps = {key: estimate for need in found if need.total for key, estimate in _steps(need.spec).items()}
@@ -86,7 +86,8 @@ def _memory(found: Sequence[Need]) -> list[Finding]:
 
 
 def _steps(spec: RunSpec) -> dict[str, Callable[[], Memory]]:
-    """The steps of a run by name, each with the estimate of its memory. The small models of the zoo have none."""
+    """Return the steps of a run by name, each with the estimate of its memory. The small models of the zoo have
+    none."""
     if not PROFILES[spec.profile].paper_models:
         return {}
     model, dtype, many = spec.model, DTYPES[spec.dtype], pictures_at_once(spec.resolution)
@@ -101,7 +102,7 @@ def _steps(spec: RunSpec) -> dict[str, Callable[[], Memory]]:
 
 
 def _capacity() -> tuple[int, str]:
-    """The bytes of memory for tensors, and what holds them."""
+    """Return the bytes of memory for tensors, and what holds them."""
     if shards().device.type == "cuda":
         free, total = torch.cuda.mem_get_info()
         return free, f"free of its {_gigabytes(total)}"
@@ -109,7 +110,7 @@ def _capacity() -> tuple[int, str]:
 
 
 def _disk(found: Sequence[Need], workspace: Path) -> list[Finding]:
-    """The bytes that are still to be fetched and made, beside the free space of the disks that take them."""
+    """Return the bytes that are still to be fetched and made, beside the free space of the disks that take them."""
     lacking = [name for name in dict.fromkeys(name for need in found for name in need.assets) if assets.missing(name)]
     pictures = sum((need.pictures - need.made) * need.spec.resolution**2 * PIXEL for need in found)
     wanted = [("assets", assets.folder(), sum(map(assets.size, lacking))), ("pictures", workspace, pictures)]
@@ -130,7 +131,8 @@ def _existing(path: Path) -> Path:
 
 
 def _time(found: Sequence[Need], profile: str, workspace: Path) -> Finding:
-    """The hours of what is left, by the rates of the records of this device. Without records the device is timed."""
+    """Return the hours of what is left, by the rates of the records of this device. Without records the device is
+    timed."""
     known = rates(_records(profile, workspace), device_name())
     dtypes = {need.spec.model: need.spec.dtype for need in found if need.total}
     known = {model: rate for model, rate in known.items() if model in dtypes}
@@ -150,7 +152,7 @@ def _time(found: Sequence[Need], profile: str, workspace: Path) -> Finding:
 
 
 def _records(profile: str, workspace: Path) -> list[record.Record]:
-    """The records, including those of trials, that tell how fast the models of a profile are here."""
+    """Return the records, including those of trials, that tell how fast the models of a profile are here."""
     published = ROOT / "tables" / "records"
     alike = [each for each in PROFILES.values() if each.paper_models == PROFILES[profile].paper_models]
     folders = [base / each.folder for each in alike for base in (published, workspace / "records")]

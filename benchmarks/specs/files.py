@@ -46,7 +46,7 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def flat(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """The values of nested tables in one table, whose keys are the dotted paths."""
+    """Return the values of nested tables in one table, whose keys are the dotted paths."""
     found = {}
     for key, value in fields.items():
         inner = flat(value) if isinstance(value, Mapping) else {"": value}

@@ -71,7 +71,7 @@ class Record:
         return hashlib.sha256(json.dumps(self.schedule, sort_keys=True).encode()).hexdigest()[:16]
 
     def cell(self, dataset: str, metric: str) -> Mapping[str, Any] | None:
-        """The cell of a metric on a prompt set, or else the one that depends on no prompts. None where there is
+        """Return the cell of a metric on a prompt set, or else the one that depends on no prompts. None where there is
         neither."""
         return self.metrics.get(dataset, {}).get(metric) or self.metrics.get(ALL, {}).get(metric)
 
@@ -103,7 +103,7 @@ class Record:
                 )
 
     def _problems_of_cells(self, spec: RunSpec) -> Iterator[str]:
-        """What is wrong with the metrics, their samples, and the reasons for those that are absent."""
+        """Return what is wrong with the metrics, their samples, and the reasons for those that are absent."""
         for metric, reason in self.absent.items():
             if not isinstance(reason, str) or not reason:
                 yield f"absent.{metric} is {reason!r}; say in words why it was not measured"
@@ -125,7 +125,7 @@ class Record:
                 )
 
     def _problems_of_schedule(self) -> Iterator[str]:
-        """What is wrong with the schedule, and with the cells that say how much of it is computed.
+        """Return what is wrong with the schedule, and with the cells that say how much of it is computed.
 
         A call in which nothing is computed is free, and no call costs more than one that computes everything. So the
         rows bound the pruned ratio and the number of computed calls. They do not decide them: the cascade, which is
@@ -151,7 +151,7 @@ class Record:
 
 
 def _problems_of_cell(metric: str, cell: Any, samples: Any) -> Iterator[str]:
-    """What is wrong with one cell, to be said behind its name."""
+    """Return what is wrong with one cell, to be said behind its name."""
     if not isinstance(cell, Mapping) or "value" not in cell:
         yield " has no value; leave a metric that was not run out"
         return
@@ -185,7 +185,7 @@ def _problems_of_cell(metric: str, cell: Any, samples: Any) -> Iterator[str]:
 
 
 def _problem_of_rows(schedule: Any) -> str:
-    """What is wrong with the form of a schedule; empty where nothing is."""
+    """Return what is wrong with the form of a schedule; empty where nothing is."""
     if not isinstance(schedule, Mapping):
         return "it is no table"
     sites, rows, calls = (schedule.get(key) for key in ("sites", "reuse", "calls"))
@@ -200,7 +200,7 @@ def _problem_of_rows(schedule: Any) -> str:
 
 
 def _are_numbers(values: Any) -> bool:
-    """Whether values are integers or floats, and finite."""
+    """Tell whether values are integers or floats, and finite."""
     try:
         return {type(value) for value in values} <= {int, float} and all(map(math.isfinite, values))
     except OverflowError:  # an integer beyond the range of floats
@@ -208,7 +208,7 @@ def _are_numbers(values: Any) -> bool:
 
 
 def _plain(value: Any, name: str) -> Any:
-    """The value as plain JSON values. Raises `DipgoError`, which names the place, for NaN and infinity."""
+    """Return the value as plain JSON values. Raises `DipgoError`, which names the place, for NaN and infinity."""
     if isinstance(value, Mapping):
         return {str(key): _plain(item, f"{name}.{key}") for key, item in value.items()}
     if hasattr(value, "tolist"):  # numpy's scalars and arrays
@@ -221,7 +221,7 @@ def _plain(value: Any, name: str) -> Any:
 
 
 def _json(record: Record) -> str:
-    """The text of a record's file: its fields, and the digest of its schedule."""
+    """Return the text of a record's file: its fields, and the digest of its schedule."""
     data = {f.name: getattr(record, f.name) for f in fields(record)}
     if record.schedule is not None:
         data["schedule_digest"] = record.schedule_digest

@@ -23,7 +23,8 @@ OVERLAY_TABLES = (*SHARED, "model", "run")
 
 
 def read_suite(path: Path | str, profile: str = DEFAULT) -> dict[str, dict[str, Any]]:
-    """The rows of a suite file by id, in its order: the fields of each run as they are written, with those in `SHOWN`.
+    """Return the rows of a suite file by id, in its order: the fields of each run as they are written, with those in
+    `SHOWN`.
 
     A suite has these tables:
     - `[defaults]`: fields that all runs share.
@@ -60,7 +61,7 @@ def read_suite(path: Path | str, profile: str = DEFAULT) -> dict[str, dict[str, 
 
 
 def _extended(own: dict[str, Any], path: Path) -> dict[str, Any]:
-    """The suite's tables over what it takes from the suite that it `extends`."""
+    """Return the suite's tables over what it takes from the suite that it `extends`."""
     if "extends" not in own:
         return own
     base = read_toml(path.with_name(f"{own['extends']}.toml"))
@@ -72,7 +73,7 @@ def _extended(own: dict[str, Any], path: Path) -> dict[str, Any]:
 
 
 def _rows(data: Mapping[str, Any], overlay: Mapping[str, Any], path: str) -> dict[str, dict[str, Any]]:
-    """The fields of every run by id, with the overlay of a profile on top."""
+    """Return the fields of every run by id, with the overlay of a profile on top."""
     defaults, methods = (merge(data.get(key, {}), overlay.get(key, {})) for key in SHARED)
     rows: dict[str, dict[str, Any]] = {}
     for written in data.get("run", []):
@@ -118,7 +119,8 @@ def load_suite(
     profile: str = DEFAULT,
     settings: Mapping[str, Any] = MappingProxyType({}),
 ) -> list[RunSpec]:
-    """The runs of a suite file (see `read_suite`), in its order, except that a run comes after every run it needs.
+    """Return the runs of a suite file (see `read_suite`), in its order, except that a run comes after every run it
+    needs.
 
     path: the file.
     revision: the function that gives the revision of a row from its fields.

@@ -12,7 +12,8 @@ PLACEHOLDER = re.compile(r"\{(\w+)\}")
 
 
 def expand(item: Mapping[str, Any], sweeps: Mapping[str, Any], where: str) -> Iterator[dict[str, Any]]:
-    """The tables that `item` stands for: one for each position of the lists of the sweeps that it names in `over`.
+    """Return the tables that `item` stands for: one for each position of the lists of the sweeps that it names in
+    `over`.
 
     item: a table. `over` is the name of a sweep, or a list of names of sweeps that follow each other. Without `over`
         the item stands for itself.

@@ -24,7 +24,8 @@ def sd15() -> Case:
 
 
 def macs_speedup(plan: Plan) -> float:
-    """How many times fewer MACs a picture takes, by the full convention: what a perfect executor would make of it."""
+    """Return how many times fewer MACs a picture takes, by the full convention: what a perfect executor would make of
+    it."""
     return 1 / (1 - plan.costs.pruned_ratio(plan.schedule, "full"))
 
 

@@ -13,7 +13,7 @@ ROUNDS = 3
 
 
 def training_step(case: Case, unit: str) -> Callable[[], None]:
-    """A forward and a backward pass through a whole sampler run of one picture, and the update."""
+    """Return a call that makes one step: a sampler run of a picture forwards and backwards, and the update."""
     costs, dense = case.model.costs_of(unit), case.picture()
     batch = Batch(Inputs(case.noise, case.conditioning, SEEDS), dense)
 

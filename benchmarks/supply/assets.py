@@ -200,7 +200,8 @@ def digests(root: Path, files: Iterable[str], name: str) -> dict[str, str]:
 
 
 def _present(entry: Asset) -> list[str]:
-    """The files of an asset, sorted. Raises `DipgoError` for what is wrong and can be told without reading them."""
+    """Return the files of an asset, sorted. Raises `DipgoError` for what is wrong and can be told without reading
+    them."""
     path = entry.path
     if not path.is_dir():
         raise DipgoError(f"{entry.name} is not at {path}; {entry.remedy}")
@@ -230,7 +231,7 @@ def _present(entry: Asset) -> list[str]:
 
 
 def _match(path: Path, patterns: Iterable[str]) -> tuple[list[str], list[str]]:
-    """The files that match a pattern, sorted, and the patterns that no file matches."""
+    """Return the files that match a pattern, sorted, and the patterns that no file matches."""
     matches = {pattern: [file for file in path.glob(pattern) if file.is_file()] for pattern in patterns}
     found = {file.relative_to(path).as_posix() for files in matches.values() for file in files}
     return sorted(found), [pattern for pattern, files in matches.items() if not files]

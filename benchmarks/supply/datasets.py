@@ -61,7 +61,7 @@ def _parti(path: Path) -> list[str]:
 
 
 def _coco(path: Path) -> list[str]:
-    """The first caption of each picture, in the file's order of pictures, in one line and with single spaces."""
+    """Return the first caption of each picture, in the file's order of pictures, in one line and with single spaces."""
     file = path / COCO
     if not file.exists():
         tables = sorted(path.glob(COCO_TABLE))
@@ -81,7 +81,7 @@ def _coco(path: Path) -> list[str]:
 
 
 def _diffusiondb(path: Path) -> list[str]:
-    """The prompts of one part, one a picture. A prompt may be empty, as users left it."""
+    """Return the prompts of one part, one a picture. A prompt may be empty, as users left it."""
     file = path / "part-000001.json"
     found = [entry.get("p") if isinstance(entry, dict) else None for entry in _json(file).values()]
     if not all(isinstance(prompt, str) for prompt in found):

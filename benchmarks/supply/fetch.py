@@ -66,7 +66,7 @@ def fetch(names: Sequence[str]) -> None:
 
 
 def _reason(name: str) -> str | None:
-    """Why an asset has to be fetched; None where it is there."""
+    """Return why an asset has to be fetched; None where it is there."""
     try:
         locate(name)
     except DipgoError as error:
@@ -101,7 +101,7 @@ def _fetch(entry: Asset, work: Path) -> None:
 
 
 def _remade(part: Part) -> bool:
-    """Whether the files of a part are archives or pickles, which lie beside what is made of them for a while."""
+    """Tell whether the files of a part are archives or pickles, which lie beside what is made of them for a while."""
     return bool(part.unpack) or any(part.stored(name) != str(PurePosixPath(part.into, name)) for name in part.files)
 
 

@@ -38,7 +38,7 @@ class PaperModel:
 
 
 def _extended(tables: Mapping[str, Mapping[str, Any]], name: str) -> dict[str, Any]:
-    """A table's fields over those of the table that it extends."""
+    """Return a table's fields over those of the table that it extends."""
     table = dict(tables[name])
     base = table.pop("extends", None)
     return {**(_extended(tables, base) if base else {}), **table}

@@ -60,7 +60,7 @@ def read(folder: Path, dtype: torch.dtype = torch.float32) -> Any:
 
 
 def _models(index: dict[str, Any]) -> dict[str, type]:
-    """The classes of the parts that have weights, by the names of the parts."""
+    """Return the classes of the parts that have weights, by the names of the parts."""
     models = {}
     for name, entry in index.items():
         library, kind = entry if isinstance(entry, list) and len(entry) == 2 else (None, None)

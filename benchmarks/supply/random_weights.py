@@ -91,7 +91,7 @@ def _build(model: PaperModel, part: str, changes: Changes) -> Any:
 
 
 def _extras(model: PaperModel) -> dict[str, Any]:
-    """The pipeline's arguments that have no weights."""
+    """Return the pipeline's arguments that have no weights."""
     if "text_encoder" not in model.parts:
         return {"id2label": dict(enumerate(CLASSES))}
     if model.parts["text_encoder"][0] is T5EncoderModel:
@@ -151,7 +151,8 @@ def _clip_tokenizer(**differs: Any) -> CLIPTokenizer:
 
 
 def _t5_tokenizer() -> T5Tokenizer:
-    """A tokenizer in place of T5's, which no package ships. A token is a letter. Captions are padded to T5's length."""
+    """Return a tokenizer in place of T5's, which no package ships. A token is a letter. Captions are padded to T5's
+    length."""
     letters = [chr(code) for code in range(ord("!"), ord("~") + 1)]
     words = ["<pad>", "</s>", "<unk>", "\u2581", *letters]
     return T5Tokenizer(vocab=[(word, -1.0) for word in words], extra_ids=0, model_max_length=T5_LONGEST)

@@ -1,4 +1,4 @@
-"""Where in its sampler run a gated denoiser is. No pipeline says so; the timestep that each call brings tells."""
+"""Tells which call of its sampler run a gated denoiser is in. No pipeline says so, but every call has a timestep."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Training the pruner (4.1): few-step gradient optimisation through whole sampler runs, as a generator.
+"""Trains the pruner (section 4.1) by a few gradient steps, each through a whole sampler run.
 
-In the paper reused values are held. They may be forecasts as well, whose coefficients are trained along with the gates.
+The paper holds what it reuses. The training may also forecast it, and learns the coefficients along with the gates.
 """
 
 from __future__ import annotations

@@ -80,7 +80,7 @@ class Claim:
 
 
 def _validated(check: Check, table: Table) -> Check:
-    """The check with `theirs` filled in from its group. Raises `DipgoError` if a name in it is unknown."""
+    """Return the check with `theirs` filled in from its group. Raises `DipgoError` if a name in it is unknown."""
     runs = {row.run for row in table.rows} - {""}
     if check.ours not in runs:
         raise unknown("run", check.ours, runs)
@@ -112,7 +112,8 @@ def _validated(check: Check, table: Table) -> Check:
 
 
 def load_claims(path: Path = HERE / "claims.toml") -> list[Claim]:
-    """The claims of a file, in its order. A check that is `over` a sweep is several checks (`benchmarks.specs.sweep`).
+    """Return the claims of a file, in its order. A check that is `over` a sweep is several checks
+    (`benchmarks.specs.sweep`).
 
     Raises `DipgoError` for an unknown field, table, run, metric, kind or expectation, for a bound without a reason, and
     for two claims of one number.
@@ -150,7 +151,7 @@ def _kind(ours: RunSpec, control: RunSpec) -> str:
 
 
 def checks(claim: Claim) -> Iterator[Check]:
-    """Yields the checks in `check`, then one for each pruned row, control and metric of `controls`.
+    """Yield the checks in `check`, then one for each pruned row, control and metric of `controls`.
 
     A pair of runs that two tables share comes once.
     """

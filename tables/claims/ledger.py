@@ -86,7 +86,7 @@ def _table(result: Result) -> str:
 
 
 def _line(verdicts: Sequence[Verdict]) -> list[str]:
-    """The row of a claim in the first table, from the claim's verdicts in all profiles."""
+    """Return the row of a claim in the first table, from the claim's verdicts in all profiles."""
     here = verdicts[0]
     decisive = here.decisive
     printed = [decisive] if decisive and decisive.paper_ours is not None else here.results
@@ -166,12 +166,12 @@ def markdown(by_profile: dict[str, list[Verdict]]) -> str:
 
 
 def _comparisons(verdicts: Iterable[Verdict]) -> list[dict[str, object]]:
-    """The lines of the CSV of all comparisons."""
+    """Return the lines of the CSV of all comparisons."""
     return [_row(verdict, result) for verdict in verdicts for result in verdict.results]
 
 
 def _row(verdict: Verdict, result: Result) -> dict[str, object]:
-    """The line of the CSV for a comparison, in base units."""
+    """Return the line of the CSV for a comparison, in base units."""
     check = result.check
     names = ("ours_value", "theirs_value", "value", "low", "high", "effect", "n", "over", "macs_ratio", "outcome")
     names += ("word", "paper_metric", "paper_ours", "paper_theirs", "reason")
@@ -192,7 +192,7 @@ def _row(verdict: Verdict, result: Result) -> dict[str, object]:
 
 
 def _claims(verdicts: Iterable[Verdict]) -> list[dict[str, object]]:
-    """The lines of the CSV of all claims."""
+    """Return the lines of the CSV of all claims."""
     rows = []
     for verdict in verdicts:
         decisive = _row(verdict, verdict.decisive) if verdict.decisive else {}
@@ -212,7 +212,7 @@ def _claims(verdicts: Iterable[Verdict]) -> list[dict[str, object]]:
 
 
 def render_claims(folder: Path, path: Path = CLAIMS) -> dict[str, str]:
-    """The texts of the ledger's three files by name, from the records in `folder`."""
+    """Return the texts of the ledger's three files by name, from the records in `folder`."""
     claims = load_claims(path)
     by_profile: dict[str, list[Verdict]] = {}
     for profile in (name for name, each in PROFILES.items() if not each.unscored):

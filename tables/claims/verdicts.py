@@ -80,7 +80,7 @@ class Verdict:
     """Why the claim cannot be tested."""
 
     def count(self, outcome: str = "") -> int:
-        """The number of deciding results that have this outcome, or of all deciding results."""
+        """Return the number of deciding results that have this outcome, or of all deciding results."""
         return sum(outcome in ("", result.outcome) for result in self.results if not result.check.beside)
 
 
@@ -101,7 +101,7 @@ class Evidence:
         self.columns = columns(self.profile)
 
     def table(self, name: str) -> tuple[Table, dict[str, Record]]:
-        """The table of a name and its records by run id."""
+        """Return the table of a name and its records by run id."""
         if name not in self.loaded:
             table = load_table(name, profile=self.profile)
             self.loaded[name] = table, load_records(table, place(self.profile, self.folder))
@@ -109,7 +109,7 @@ class Evidence:
 
 
 def decide(low: float, high: float, bound: float, above: bool) -> str:
-    """Returns "holds" or "fails" if the whole interval is on one side of the bound, else "undecided"."""
+    """Return "holds" or "fails" if the whole interval is on one side of the bound, else "undecided"."""
     inside, outside = (low >= bound, high < bound) if above else (high <= bound, low > bound)
     return "holds" if inside else "fails" if outside else "undecided"
 
@@ -198,7 +198,7 @@ def _why_missing(results: Sequence[Result]) -> str:
 
 
 def verdict_of(evidence: Evidence, claim: Claim) -> Verdict:
-    """The verdict on a claim.
+    """Return the verdict on a claim.
 
     The claim cannot be tested if a record is missing. Otherwise it does not hold if a result fails; it cannot be tested
     if an interval includes its bound; else it holds.

@@ -76,7 +76,7 @@ class Panel:
 
 
 def bounds(values: Sequence[float], direction: str, fence: float | None) -> tuple[float, float]:
-    """The two ends of a panel's y axis, the worse end first. `direction` and `fence` are as in `Panel`."""
+    """Return the two ends of a panel's y axis, the worse end first. `direction` and `fence` are as in `Panel`."""
     sign = 1 if direction == "up" else -1
     better = sign * np.asarray(values, dtype=float)
     low, high = np.quantile(better, (0.25, 0.75))
@@ -86,7 +86,7 @@ def bounds(values: Sequence[float], direction: str, fence: float | None) -> tupl
 
 
 def draw(grid: Sequence[Sequence[Panel]], series: Sequence[Series], cost: str, source: str) -> dict[str, bytes]:
-    """The picture of the panels with one legend, by file ending: "svg" and "png".
+    """Return the picture of the panels with one legend, by file ending: "svg" and "png".
 
     grid: the panels by row and column. All rows are equally long.
     series: the series that the points belong to, in the order of the legend.
@@ -145,7 +145,7 @@ def _point(ax: Axes, point: Point, series: Series, worst: float, direction: str)
 
 
 def _reach(value: tuple[float, float | None, float | None]) -> list[list[float]] | None:
-    """The lengths of the error bar below and above a value; None if it has no error bar."""
+    """Return the lengths of the error bar below and above a value; None if it has no error bar."""
     middle, low, high = value
     return None if low is None or high is None else [[max(0.0, middle - low)], [max(0.0, high - middle)]]
 
@@ -179,7 +179,8 @@ def _legend(figure: Figure, grid: Sequence[Sequence[Panel]], series: Sequence[Se
 
 
 def _save(figure: Figure, kind: str, source: str) -> bytes:
-    """The bytes of a picture file. Its metadata hold no date and no version, so that the bytes can be made again."""
+    """Return the bytes of a picture file. Its metadata hold no date and no version, so that the bytes can be made
+    again."""
     dropped = {"Date": None, "Creator": None} if kind == "svg" else {"Software": None}
     buffer = io.BytesIO()
     figure.savefig(buffer, format=kind, dpi=150, metadata=dropped | {"Description": source})

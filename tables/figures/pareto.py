@@ -88,7 +88,7 @@ class Line:
 
 
 def load_spec(profile: str = DEFAULT, path: Path = SPEC) -> Spec:
-    """The figure's spec in a profile.
+    """Return the figure's spec in a profile.
 
     Raises `DipgoError` for an unknown or missing field, and where a method might belong to no series.
     """
@@ -103,8 +103,8 @@ def load_spec(profile: str = DEFAULT, path: Path = SPEC) -> Spec:
 
 
 def front(points: Sequence[tuple[float, float]], direction: str) -> list[bool]:
-    """Whether each point is on the front: no other point costs at most as much, is at least as good, and is better in
-    one of the two. Points are (cost, quality)."""
+    """Tell whether each point is on the front: no other point costs at most as much, is at least as good, and is better
+    in one of the two. Points are (cost, quality)."""
     sign = 1 if direction == "up" else -1
     signed = [(cost, sign * quality) for cost, quality in points]
     return [
@@ -113,7 +113,8 @@ def front(points: Sequence[tuple[float, float]], direction: str) -> list[bool]:
 
 
 def _table(family: Family, columns: Sequence[Column | None], table: Table) -> Table:
-    """The family's table, reduced to the family's prompt set and the figure's columns, with `also` as further rows."""
+    """Return the family's table, reduced to the family's prompt set and the figure's columns, with `also` as further
+    rows."""
     datasets = {dataset.key: dataset for dataset in table.dataset}
     if family.dataset not in datasets:
         raise DipgoError(f"{SPEC}: {table.name}: {unknown('dataset', family.dataset, datasets)}")
@@ -128,13 +129,13 @@ def _table(family: Family, columns: Sequence[Column | None], table: Table) -> Ta
 
 
 def _series(record: Record, series: Sequence[Series]) -> str:
-    """The title of the first series whose `match` holds for the run's spec. A spec's None counts as ""."""
+    """Return the title of the first series whose `match` holds for the run's spec. A spec's None counts as ""."""
     fields = {key: "" if value is None else value for key, value in flat(record.spec).items()}
     return next(item.title for item in series if item.match.items() <= fields.items())
 
 
 def _lines(family: Family, series: Sequence[Series], table: Table, records: Mapping[str, Record]) -> Iterator[Line]:
-    """The lines of the CSV for one family: the table's dense run and the runs that are measured against it."""
+    """Return the lines of the CSV for one family: the table's dense run and the runs that are measured against it."""
     cells = {(cell.row, cell.metric): cell for cell in table_cells(table, records, load_paper(), [])}
     full, speedup = COST_COLUMNS
     dense = cells[table.find_row(table.baseline).label, full].value
@@ -161,7 +162,7 @@ def _lines(family: Family, series: Sequence[Series], table: Table, records: Mapp
 
 
 def _fronts(lines: Sequence[Line], direction: str) -> list[Line]:
-    """The lines of one panel with their field `front` filled in."""
+    """Return the lines of one panel with their field `front` filled in."""
     fronts: list[list[str]] = [[] for _ in lines]
     for cost in COSTS:
         costs = {index: getattr(line, cost) for index, line in enumerate(lines) if getattr(line, cost) is not None}
@@ -188,13 +189,13 @@ def _panel(family: Family, quality: Quality, column: Column | None, lines: Seque
 
 
 def stamp(content: bytes) -> bytes | None:
-    """The stamp in a picture's metadata, which says what the picture was drawn from; None if it has none."""
+    """Return the stamp in a picture's metadata, which says what the picture was drawn from; None if it has none."""
     match = re.search(STAMP.encode() + rb"[0-9a-f]{16}", content)
     return match and match[0]
 
 
 def source_of(text: str, profile: str = DEFAULT, path: Path = SPEC) -> str:
-    """The stamp of pictures of the points in a CSV. It hashes the CSV and what the spec says for the profile.
+    """Return the stamp of pictures of the points in a CSV. It hashes the CSV and what the spec says for the profile.
 
     The way the spec is written does not matter: a new comment leaves the stamp as it is.
     """
@@ -203,7 +204,7 @@ def source_of(text: str, profile: str = DEFAULT, path: Path = SPEC) -> str:
 
 
 def load_points(spec: Spec, folder: Path, profile: str = DEFAULT) -> tuple[list[Line], dict[str, list[list[Panel]]]]:
-    """The lines of the CSV, and the rows of panels of each cost's figure.
+    """Return the lines of the CSV, and the rows of panels of each cost's figure.
 
     spec: the figure.
     folder: holds the records of all profiles.
@@ -227,7 +228,7 @@ def load_points(spec: Spec, folder: Path, profile: str = DEFAULT) -> tuple[list[
 
 
 def render_pareto(folder: Path, profile: str = DEFAULT, path: Path = SPEC) -> dict[str, str | bytes]:
-    """The contents of the files by name: a CSV of all points, and for each cost a figure as SVG and PNG.
+    """Return the contents of the files by name: a CSV of all points, and for each cost a figure as SVG and PNG.
 
     folder: holds the records of all profiles.
     profile: the profile whose records are shown. The result is empty if there is no point.
