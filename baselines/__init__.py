@@ -30,6 +30,8 @@ METHODS: Registry[str] = Registry(
         "genetic_search": "baselines.genetic_search",
         "kept_timesteps": "baselines.kept_timesteps",
         "learned_forecast": "baselines.learned_forecast",
+        "few_steps": "baselines.few_steps",
+        "tuned_steps": "baselines.tuned_steps",
     },
 )
 """The module of each method. It holds `Params`, a dataclass of the method's parameters; `plan(context, params)`; where

@@ -10,26 +10,18 @@ from typing import Any
 import numpy as np
 
 from baselines.plan import Plan, PlanContext
-from baselines.preparation import Estimate, Lesson, Preparation, Step
-from dipgo import Diffusion, LearnConfig, Schedule, learn_forecast, picture_seeds
+from baselines.preparation import Estimate, Lesson, Pictures, Preparation, Step
+from dipgo import Diffusion, LearnConfig, Schedule, learn_forecast
 from dipgo.errors import DipgoError
 from dipgo.state import State
 
-NOISE_SEED = 1_000_003  # apart from the seeds of any scored picture
 BATCHES = 2  # as many pictures run together, unseen, as this many batches hold
 EXAMPLES = ({"calls": 3, "learn": {"rounds": 1, "pictures": 2}},)
 
 
 @dataclass(frozen=True)
-class Learning(LearnConfig):
+class Learning(LearnConfig, Pictures):
     """`dipgo.LearnConfig`, and which pictures to learn from."""
-
-    pictures: int = 16
-    """How many pictures to learn from."""
-    prompts: str = "train"
-    """The prompt set whose captions they have."""
-    seed: int = 0
-    """Decides which captions of the set are drawn, and the pictures' noise."""
 
     @property
     def config(self) -> LearnConfig:
@@ -63,14 +55,7 @@ class ForecastLearning(Lesson):
 
     def steps(self, context: PlanContext, state: State | None) -> Iterator[Step]:
         settings, studio = self.settings, context.studio
-        captions = studio.captions(settings.prompts)
-        if not 1 <= settings.pictures <= len(captions):
-            raise DipgoError(
-                f"learn.pictures is {settings.pictures}; it must lie between 1 and the {len(captions)} prompts"
-            )
-        order = np.random.default_rng(settings.seed).permutation(len(captions))
-        seeds = picture_seeds(NOISE_SEED + settings.seed, range(settings.pictures))
-        pictures = studio.pictures([captions[i] for i in order[: settings.pictures]], seeds)
+        pictures = studio.pictures(*settings.drawn(studio))
         plan = self.start(context)
         config = settings.config
         if config.together == LearnConfig.together:

@@ -12,8 +12,14 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, ClassVar
 
-from baselines.plan import PlanContext
+import numpy as np
+
+from baselines.plan import PlanContext, Studio
+from dipgo.errors import DipgoError
+from dipgo.sampling import picture_seeds
 from dipgo.state import State
+
+NOISE_SEED = 1_000_003  # apart from the seeds of any scored picture
 
 
 @dataclass(frozen=True)
@@ -28,6 +34,29 @@ class Estimate:
     """Denoiser calls of a dense picture."""
     branches: int
     """Guidance branches of a call."""
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Which dense runs to learn from."""
+
+    pictures: int = 16
+    """How many pictures to learn from."""
+    prompts: str = "train"
+    """The prompt set whose captions they have."""
+    seed: int = 0
+    """Decides which captions of the set are drawn, and the pictures' noise."""
+
+    def drawn(self, studio: Studio) -> tuple[list[str], list[int]]:
+        """Return the captions and the seeds of the pictures. Equal settings give equal pictures to every method."""
+        captions = studio.captions(self.prompts)
+        if not 1 <= self.pictures <= len(captions):
+            raise DipgoError(
+                f"learn.pictures is {self.pictures}; it must lie between 1 and the {len(captions)} prompts"
+            )
+        order = np.random.default_rng(self.seed).permutation(len(captions))
+        seeds = picture_seeds(NOISE_SEED + self.seed, range(self.pictures))
+        return [captions[index] for index in order[: self.pictures]], seeds
 
 
 class Preparation(ABC):
@@ -57,6 +86,10 @@ class Preparation(ABC):
     @abstractmethod
     def cells(self, kept: Mapping[str, Any]) -> dict[str, float]:
         """Return what it cost, as cells of a record, by what the harness has kept of it."""
+
+    def account(self, kept: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return what a record tells of the result in plain JSON values, such as what was chosen among what."""
+        return {}
 
     def trace(self, kept: Mapping[str, Any]) -> list[tuple[int, float]] | None:
         """Return how the best loss fell over the evaluations of a search; None where nothing was searched."""

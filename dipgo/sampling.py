@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from inspect import signature
 from typing import Any
 
 import diffusers
@@ -34,7 +36,7 @@ class Sampler:
     every k-th step", kept because a table row asks for it."""
 
     def __post_init__(self) -> None:
-        SCHEDULERS[self.name]  # noqa: B018  (an unknown name is refused here)
+        self._kind()  # an unknown name is refused here
         for name, most in (("steps", self.config.get("num_train_timesteps", 1000)), ("stride", self.steps)):
             value = getattr(self, name)
             if not isinstance(value, int) or not 1 <= value <= most:
@@ -60,14 +62,18 @@ class Sampler:
         scheduler.timesteps = scheduler.timesteps[:: self.stride]
         return scheduler
 
+    def _kind(self) -> tuple[str, Mapping[str, Any]]:
+        """Return the class in diffusers, and its settings that override the model's configuration."""
+        return SCHEDULERS[self.name]
+
     def _grid(self) -> Any:
         """Return the scheduler with all timesteps, whatever the stride."""
-        kind, overrides = SCHEDULERS[self.name]
+        kind, overrides = self._kind()
         scheduler = getattr(diffusers, kind).from_config({**self.config, **overrides})
         scheduler.set_timesteps(self.steps)
         return scheduler
 
-    @property
+    @cached_property
     def timesteps(self) -> np.ndarray:
         """The timestep of each denoiser call, [calls]."""
         return self.scheduler().timesteps.numpy()
@@ -131,6 +137,51 @@ class Sampler:
         return replace(schedule, timesteps=self.timesteps)
 
 
+@dataclass(frozen=True)
+class StockSampler(Sampler):
+    """A scheduler of diffusers in any of its configurations. Its name is free, and every call is charged."""
+
+    settings: Mapping[str, Any] = field(kw_only=True)
+    """A part of diffusers' own scheduler configuration, which overrides the model's: `_class_name`, the order of the
+    solver, the spacing, which sigmas. A setting that the class does not take is refused."""
+    grid: tuple[int, ...] | None = field(default=None, kw_only=True)
+    """The timestep of each step, falling; None for those that the settings give."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        kind, settings = self._kind()
+        known = signature(getattr(diffusers, kind).__init__).parameters
+        if other := [name for name in settings if name not in known]:
+            raise DipgoError(f"{kind} has no setting {', '.join(other)}")
+        if self.grid is not None and (len(self.grid) != self.steps or (np.diff(self.grid) >= 0).any()):
+            raise DipgoError(f"a grid of {self.steps} steps needs as many timesteps that fall, not {self.grid}")
+
+    def _kind(self) -> tuple[str, Mapping[str, Any]]:
+        settings = dict(self.settings)
+        return settings.pop("_class_name"), settings
+
+    def _grid(self) -> Any:
+        kind, overrides = self._kind()
+        scheduler = getattr(diffusers, kind).from_config({**self.config, **overrides})
+        if self.grid is None:
+            scheduler.set_timesteps(self.steps)
+        elif "timesteps" in signature(scheduler.set_timesteps).parameters:
+            scheduler.set_timesteps(timesteps=list(self.grid))
+        elif hasattr(scheduler, "sigmas"):  # the solver goes by the sigmas alone, wherever they come from
+            scheduler.set_timesteps(self.steps)
+            ratios = ((1 - scheduler.alphas_cumprod) / scheduler.alphas_cumprod).sqrt()
+            scheduler.timesteps = torch.tensor(self.grid)
+            scheduler.sigmas = torch.cat([ratios[scheduler.timesteps], scheduler.sigmas[-1:]])
+        else:
+            raise DipgoError(f"{kind} takes no timesteps of a caller's choice")
+        return scheduler
+
+    @property
+    def call_steps(self) -> np.ndarray:
+        """Count every call as a step, also the second one of a step of Heun's."""
+        return np.arange(self.calls)
+
+
 @dataclass(frozen=True, eq=False)
 class Diffusion:
     """A model set up to draw: what stays the same from picture to picture."""
@@ -181,9 +232,8 @@ def rollout(diffusion: Diffusion, inputs: Inputs) -> torch.Tensor:
     Raises `DipgoError` where the conditioning has other rows than the guidance takes, or a stochastic sampler gets
     other than one seed a picture.
     """
-    denoiser, guidance, latents = diffusion.denoiser, diffusion.guidance, inputs.noise
+    latents = inputs.noise
     _check_rows(diffusion, inputs)
-    precision = getattr(denoiser, "dtype", latents.dtype)
     scheduler, noise = diffusion.sampler.scheduler(), {}
     if diffusion.sampler.name in STOCHASTIC:
         if len(inputs.seeds) != len(inputs):
@@ -195,17 +245,32 @@ def rollout(diffusion: Diffusion, inputs: Inputs) -> torch.Tensor:
     latents = latents * scheduler.init_noise_sigma
     on_device = scheduler.timesteps.to(latents.device)  # at once: one copy a call would have the GPU wait each time
     for timestep, timestep_there in zip(scheduler.timesteps, on_device, strict=True):
-        sample = torch.cat([latents] * diffusion.branches)
-        sample = scheduler.scale_model_input(sample, timestep)
-        timesteps = timestep_there.expand(len(sample))
-        prediction = denoiser(sample.to(precision), timestep=timesteps, **inputs.conditioning, return_dict=False)[0]
-        # Some denoisers predict a variance beside the noise.
-        prediction = prediction[:, : latents.shape[1]].to(latents.dtype)
-        if diffusion.branches > 1:
-            unconditional, conditional = prediction.chunk(2)
-            prediction = unconditional + guidance * (conditional - unconditional)
+        sample = scheduler.scale_model_input(latents, timestep)
+        prediction = predict(diffusion, sample, timestep_there.expand(len(sample)), inputs.conditioning)
         latents = scheduler.step(prediction, timestep, latents, return_dict=False, **noise)[0]
     return latents
+
+
+def predict(
+    diffusion: Diffusion, sample: torch.Tensor, timesteps: torch.Tensor, conditioning: Mapping[str, Any]
+) -> torch.Tensor:
+    """Return the guided prediction [n, c, h, w] of one denoiser call, in the sample's precision.
+
+    diffusion: the denoiser and the guidance scale.
+    sample: what the denoiser sees of each picture [n, c, h, w].
+    timesteps: one a picture [n].
+    conditioning: as in `Inputs`.
+    """
+    denoiser, branches = diffusion.denoiser, diffusion.branches
+    precision = getattr(denoiser, "dtype", sample.dtype)
+    rows, times = torch.cat([sample] * branches).to(precision), timesteps.repeat(branches)
+    prediction = denoiser(rows, timestep=times, **conditioning, return_dict=False)[0]
+    # Some denoisers predict a variance beside the noise.
+    prediction = prediction[:, : sample.shape[1]].to(sample.dtype)
+    if branches > 1:
+        unconditional, conditional = prediction.chunk(2)
+        prediction = unconditional + diffusion.guidance * (conditional - unconditional)
+    return prediction
 
 
 def _check_rows(diffusion: Diffusion, inputs: Inputs) -> None:
