@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from baselines.learned_forecast import NOISE_SEED, ForecastLearning, Learning
+from baselines.learned_forecast import ForecastLearning, Learning
 from baselines.plan import Plan, PlanContext, Studio
-from baselines.preparation import Estimate, Lesson, Preparation, Step
+from baselines.preparation import NOISE_SEED, Estimate, Lesson, Preparation, Step
 from baselines.search import FitnessConfig
 from dipgo import Batch, Diffusion, Forecast, TrainConfig, picture_seeds, select_schedule, train_pruner
 from dipgo.state import State
