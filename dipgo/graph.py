@@ -5,9 +5,9 @@ from __future__ import annotations
 import inspect
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -34,7 +34,7 @@ class Site:
     """Dotted path. "" is the denoiser itself, so that its one site is a whole call."""
     delta: bool = False
     """False: a reused site gives its last output, as in the paper, and frees all that only this module needed. True:
-    it gives what its residual branch added last, on top of this call's residual stream, so that earlier blocks run."""
+    it gives what its residual branches added last, on top of this call's streams, so that earlier blocks run."""
 
     @classmethod
     def parse(cls, text: str) -> Site:
@@ -42,6 +42,17 @@ class Site:
 
     def __str__(self) -> str:
         return self.module + DELTA * self.delta
+
+
+class Stream(NamedTuple):
+    """The input of a block that one of its outputs continues: the block adds to it."""
+
+    position: int
+    name: str
+
+    def of(self, args: tuple, kwargs: Mapping[str, Any]) -> Any:
+        """Return the input in a call of the block, or None where the call has no such input."""
+        return args[self.position] if self.position < len(args) else kwargs.get(self.name)
 
 
 @dataclass(frozen=True)
@@ -76,6 +87,11 @@ class BlockGraph:
     bypassed: bool = False
     """Whether the denoiser's inputs reach its output around the sites, too (a final layer that is told the timestep, a
     residual stream). Then a call whose sites are all reused still has a new output."""
+    streams: tuple[tuple[Stream, ...], ...] = field(default=(), compare=False)
+    """For each site of unit "delta" the streams of its output's tensors, one each; none for the other sites."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "streams", self.streams or ((),) * len(self.sites))
 
     def __str__(self) -> str:
         """One line a site: its index, its name and the indices of the sites that it reads."""
@@ -127,33 +143,41 @@ def trace_graph(denoiser: nn.Module, sites: Sequence[str], inputs: Mapping[str, 
     """Call `denoiser(**inputs)` once, without gradients, and return which site reads whose output.
 
     Every tensor carries the set of sites that it was made from. A site's outputs carry that site alone, and for a
-    delta the residual stream's sites as well. So operations between blocks (concatenation, addition, a write into a
-    part of a tensor) need no special care.
+    delta their stream's sites as well. So operations between blocks (concatenation, addition, a write into a part of a
+    tensor) need no special care.
 
     Raises `DipgoError` where the sites do not fit the denoiser: a name that it lacks, a module that it never calls or
-    calls twice, another order, an output that nobody reads, or a module that changes its inputs in place for others.
+    calls twice, another order, an output that nobody reads, a delta of a block whose outputs continue none of its
+    inputs, or a module that changes its inputs in place for others.
     """
     parsed = [Site.parse(site) for site in sites]
     if len({site.module for site in parsed}) < len(parsed):
         raise DipgoError("a module can be a site once, by its output or its delta; drop one of the two")
     modules = [resolve(denoiser, site.module) for site in parsed]
     follow, reads, runs, handles = _Follow(sites), {}, Counter(), []
+    streams = _Streams(follow)
 
     def before(index: int):
         def hook(module, args, kwargs):
             runs[sites[index]] += 1
             reads[index] = follow.origins((args, kwargs)) - {INPUT}
-            stream = follow.origins(hidden_states(module, args, kwargs)) if parsed[index].delta else NOTHING
-            follow.enter(index, (args, kwargs), stream)
+            streams.enter(index, module, args, kwargs)
+            follow.enter(index, (args, kwargs))
 
         return hook
 
-    def after(module, args, output):
-        return follow.leave(output)
+    def after(index: int):
+        def hook(module, args, output):
+            output = tree_map_only(torch.Tensor, torch.Tensor.detach, output)
+            outputs = _tensors(output)
+            follow.leave(outputs, streams.leave(index, module, outputs, parsed[index].delta))
+            return output
+
+        return hook
 
     for index, module in enumerate(modules):
         handles.append(module.register_forward_pre_hook(before(index), with_kwargs=True))
-        handles.append(module.register_forward_hook(after))
+        handles.append(module.register_forward_hook(after(index)))
     follow.mark(inputs, frozenset({INPUT}))
     try:
         with follow:
@@ -170,7 +194,7 @@ def trace_graph(denoiser: nn.Module, sites: Sequence[str], inputs: Mapping[str, 
     if any(read >= index for index, who in reads.items() for read in who):
         raise DipgoError("sites must be listed in order of execution")
     reads_in_order = tuple(reads[index] for index in range(len(sites)))
-    graph = BlockGraph(tuple(sites), reads_in_order, output_reads - {INPUT}, INPUT in output_reads)
+    graph = BlockGraph(tuple(sites), reads_in_order, output_reads - {INPUT}, INPUT in output_reads, streams.chosen())
     dead = graph.execute(Schedule.dense(graph.sites, 1)).dead[0]
     if dead.any():
         unread = ", ".join(np.array(sites, dtype=object)[dead])
@@ -191,7 +215,7 @@ class _Follow(TorchDispatchMode):
         self.now = 0
         self.marks = WeakTensorKeyDictionary()  # tensor -> its sites, and when it was marked
         self.writes: dict[int, list[tuple[int, frozenset[int], int | None]]] = defaultdict(list)
-        self.inside: list[tuple[int, frozenset[int], set[int]]] = []  # sites that run, with what outputs carry, inputs
+        self.inside: list[tuple[int, set[int]]] = []  # the sites that run, with the memory of their inputs
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
@@ -209,7 +233,7 @@ class _Follow(TorchDispatchMode):
     def _write(self, tensor: torch.Tensor, who: frozenset[int]) -> None:
         """Note a write in place, and by which site if the tensor was given to it from outside."""
         storage, site = _storage(tensor), self.inside[-1] if self.inside else None
-        self.writes[storage].append((self.now, who, site[0] if site and storage in site[2] else None))
+        self.writes[storage].append((self.now, who, site[0] if site and storage in site[1] else None))
 
     def mark(self, values: Any, who: frozenset[int]) -> None:
         """Say which sites all tensors in `values` were made from."""
@@ -225,24 +249,98 @@ class _Follow(TorchDispatchMode):
             for when, writers, site in self.writes.get(_storage(tensor), ()):
                 if when > since:
                     who |= writers
-                    if site is not None and site not in [running for running, _, _ in self.inside]:
+                    if site is not None and site not in [running for running, _ in self.inside]:
                         raise DipgoError(
                             f"{self.sites[site]} changes one of its inputs in place, which is read afterwards; reused, "
                             "it would not: take the module around it"
                         )
         return who
 
-    def enter(self, site: int, inputs: Any, stream: frozenset[int]) -> None:
-        """A site begins to run. Its outputs will carry it and `stream`."""
-        self.inside.append((site, stream | {site}, {_storage(tensor) for tensor in _tensors(inputs)}))
+    def enter(self, site: int, inputs: Any) -> None:
+        """A site begins to run."""
+        self.inside.append((site, {_storage(tensor) for tensor in _tensors(inputs)}))
 
-    def leave(self, output: Any) -> Any:
-        """A site has run. Return its output as new tensors, so that an input which it hands on keeps its own mark."""
-        output = tree_map_only(torch.Tensor, torch.Tensor.detach, output)
-        _, carried, _ = self.inside.pop()
+    def leave(self, outputs: Sequence[torch.Tensor], streams: Sequence[frozenset[int]]) -> None:
+        """A site has run. Its outputs carry it and the sites of their streams. They must be new tensors, so that an
+        input which a block hands on keeps its own mark."""
+        site, _ = self.inside.pop()
         self.now += 1
-        self.mark(output, carried)
-        return output
+        for output, stream in zip(outputs, streams, strict=True):
+            self.mark(output, stream | {site})
+
+
+class _Streams:
+    """Finds which input each output of a block continues, while a denoiser is traced.
+
+    It is the input of the output's shape. Where several have that shape, it is the one that has the name under which
+    such a block's output is handed to later blocks.
+    """
+
+    def __init__(self, follow: _Follow) -> None:
+        self.follow = follow
+        self.inputs: dict[int, dict[Stream, tuple[torch.Size, frozenset[int]]]] = {}  # by site: shape and origins
+        self.fits: dict[int, list[list[Stream]]] = {}  # by site: the inputs of each output's shape
+        self.kinds: dict[int, type[nn.Module]] = {}  # by site: the block's class
+        self.made = WeakTensorKeyDictionary()  # a block's output -> the block's class, and which output it is
+        self.names: dict[Any, set[str]] = defaultdict(set)  # the names under which later blocks take such outputs
+
+    def enter(self, site: int, module: nn.Module, args: tuple, kwargs: Mapping[str, Any]) -> None:
+        """A site begins to run on these inputs."""
+        given = self.inputs[site] = {}
+        for position, name in enumerate(inspect.signature(module.forward).parameters):
+            stream = Stream(position, name)
+            tensor = stream.of(args, kwargs)
+            if isinstance(tensor, torch.Tensor):
+                given[stream] = tensor.shape, self.follow.origins(tensor)
+                if tensor in self.made:
+                    self.names[self.made[tensor]].add(name)
+
+    def leave(self, site: int, module: nn.Module, outputs: Sequence[torch.Tensor], delta: bool) -> list[frozenset[int]]:
+        """A site has given these outputs. Return the sites that their streams come from: none but for a delta."""
+        for place, output in enumerate(outputs):
+            self.made[output] = type(module), place
+        if not delta:
+            return [NOTHING] * len(outputs)
+        self.kinds[site] = type(module)
+        self.fits[site] = [self._fitting(site, module, output.shape) for output in outputs]
+        return [NOTHING.union(*(self.inputs[site][stream][1] for stream in fits)) for fits in self.fits[site]]
+
+    def _fitting(self, site: int, module: nn.Module, shape: torch.Size) -> list[Stream]:
+        """Return the inputs of this shape, up to the channels where the module has a convolution that changes them."""
+        skip = slice(1, 2 if getattr(module, "conv_shortcut", None) is not None else 1)
+
+        def key(shape: torch.Size) -> list[int]:
+            sizes = list(shape)
+            del sizes[skip]
+            return sizes
+
+        fits = [stream for stream, (given, _) in self.inputs[site].items() if key(given) == key(shape)]
+        if not fits:
+            raise DipgoError(
+                f"{self.follow.sites[site]} is no delta: the block's output {tuple(shape)} has the shape of none of "
+                f"its inputs; take its output, {Site.parse(self.follow.sites[site]).module}"
+            )
+        return fits
+
+    def chosen(self) -> tuple[tuple[Stream, ...], ...]:
+        """Return the streams of every site, once all have run."""
+        return tuple(tuple(self._chosen(site)) for site in range(len(self.follow.sites)))
+
+    def _chosen(self, site: int) -> list[Stream]:
+        fits = self.fits.get(site, [])
+        known = [
+            [stream for stream in streams if stream.name in self.names[self.kinds[site], place]] or streams
+            for place, streams in enumerate(fits)
+        ]
+        sure = {streams[0] for streams in known if len(streams) == 1}
+        if len(fits) > 1:
+            known = [streams if len(streams) == 1 else [s for s in streams if s not in sure] for streams in known]
+            if any(len(streams) != 1 for streams in known):
+                raise DipgoError(
+                    f"{self.follow.sites[site]} is no delta here: its outputs and its inputs are of one shape, and "
+                    "nothing tells which belong together; trace it at another size, or take its output"
+                )
+        return [streams[0] for streams in known]
 
 
 @cache
@@ -296,16 +394,3 @@ def resolve(denoiser: nn.Module, module: str) -> nn.Module:
         return denoiser.get_submodule(module)
     except AttributeError:
         raise DipgoError(f"{type(denoiser).__name__} has no module {module!r}: site of another family?") from None
-
-
-def hidden_states(module: nn.Module, args: tuple, kwargs: Mapping[str, Any]) -> torch.Tensor:
-    """Return what a block transforms: its first argument, however it is passed. Raises `DipgoError` where it has none.
-
-    The models of diffusers pass it by position or as `hidden_states`; others have other names for it.
-    """
-    if args or "hidden_states" in kwargs:
-        return args[0] if args else kwargs["hidden_states"]
-    first = next(iter(inspect.signature(module.forward).parameters), None)
-    if first not in kwargs:
-        raise DipgoError(f"{type(module).__name__} was called without its first argument, so that it has no delta")
-    return kwargs[first]

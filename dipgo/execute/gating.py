@@ -7,7 +7,7 @@ or the last of them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,8 +21,8 @@ from dipgo.execute.hooks import hooked, reentrant
 from dipgo.execute.run import CallHook
 from dipgo.execute.trace import Outcome, Trace
 from dipgo.execute.trajectory import OUTPUT, Trajectory
-from dipgo.execute.values import add, check_branches, combine, mix, residual, snapshot
-from dipgo.graph import BlockGraph, Site, hidden_states, resolve
+from dipgo.execute.values import add, check_branches, combine, mix, residuals, snapshot, subtract
+from dipgo.graph import BlockGraph, Site, Stream, resolve
 from dipgo.schedule import Schedule
 
 Forward = Callable[..., Any]
@@ -92,8 +92,8 @@ class _SiteHook:
     given again, so that nobody can write into the memory.
     """
 
-    def __init__(self, run: Trajectory, index: int) -> None:
-        self.run, self.index = run, index
+    def __init__(self, run: Trajectory, index: int, streams: Sequence[Stream]) -> None:
+        self.run, self.index, self.streams = run, index, streams
         self.name = run.sites[index]
         self.delta = Site.parse(self.name).delta
 
@@ -106,7 +106,7 @@ class _SiteHook:
             past = run.past(self.name)
             # A dead block returns its last output. Nobody reads it; only its shape matters.
             value = self._reused(past) if reused else past[0]
-            return add(value, residual(module, args, kwargs)) if self.delta else snapshot(value)
+            return add(value, residuals(module, self.streams, args, kwargs)) if self.delta else snapshot(value)
         run.trace.outcomes[call, self.index] = Outcome.COMPUTED
         if run.hard and not run.kept[call, self.index]:
             run.memory.pop(self.name, None)
@@ -115,19 +115,17 @@ class _SiteHook:
         shortcut = getattr(module, "conv_shortcut", None) if self.delta else None
         # At a gate of exactly 1 no gradient reaches the new value: its backward pass is spared, but for a shortcut's.
         wasted = gates is not None and shortcut is None and run.fully_reused[call, self.index]
-        stream = (
-            snapshot(hidden_states(module, args, kwargs)) if self.delta else None
-        )  # some modules add to it in place
+        streams = [snapshot(stream.of(args, kwargs)) for stream in self.streams]  # some modules add to it in place
         with torch.set_grad_enabled(torch.is_grad_enabled() and not wasted):
             new, shortened = self._compute(forward, shortcut, args, kwargs)
-        stream = stream if shortened is None else shortened
-        value = add(new, -stream) if self.delta else new
+        streams = streams if shortened is None else [shortened]
+        value = subtract(new, streams) if self.delta else new
         shifted = [snapshot(value)] * run.depth if past is None else [snapshot(value), *past[:-1]]
         if gates is not None and call > 0:
             past = run.past(self.name)
             gate = gates[self.index]
             value = mix(gate, self._reused(past), value)
-            new = add(value, stream) if self.delta else value
+            new = add(value, streams) if self.delta else value
             if run.coefficients is None:
                 shifted = [snapshot(value)]
             elif run.execution is not None and run.execution.dead[call, self.index]:
@@ -184,7 +182,7 @@ def gated(
     """
     _check(graph, gates, coefficients)
     run = Trajectory(denoiser, graph, gates, coefficients, calls_per_step)
-    sites = [_SiteHook(run, index) for index in range(len(graph.sites))]
+    sites = [_SiteHook(run, index, streams) for index, streams in enumerate(graph.streams)]
     try:
         with hooked(denoiser, graph, sites, _CallHook(run, checkpoint, _recomputed_site(denoiser, graph))):
             yield run.trace

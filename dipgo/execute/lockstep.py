@@ -19,8 +19,8 @@ from dipgo.errors import DipgoError
 from dipgo.execute.hooks import hooked, reentrant
 from dipgo.execute.run import ROUNDING, CallHook, Run
 from dipgo.execute.trajectory import OUTPUT
-from dipgo.execute.values import add, check_branches, residual, snapshot
-from dipgo.graph import BlockGraph, Site
+from dipgo.execute.values import add, check_branches, each, residuals, snapshot, subtract
+from dipgo.graph import BlockGraph, Site, Stream
 from dipgo.sampling import Diffusion, Inputs, rollout
 from dipgo.schedule import Schedule
 
@@ -75,6 +75,11 @@ def pick(values: Any, chosen: Sequence[int], count: int, rows: int) -> Any:
     return tree_map(chosen_rows, values)
 
 
+def _rows(values: Any) -> int:
+    """Return the rows of the first tensor in `values`."""
+    return len(next(value for value in tree_leaves(values) if isinstance(value, torch.Tensor)))
+
+
 class _Run(Run):
     """A run of all schedules, the last values of all rows, and the schedules that are running."""
 
@@ -124,18 +129,17 @@ class _Run(Run):
         if key in self.memory:
             past = self.memory[key]
             for k in reversed(range(1, depth)):
-                tree_map(shift, past[k], past[k - 1])
-            tree_map(update, past[0], new)
+                each(shift, past[k], past[k - 1])
+            each(update, past[0], new)
         else:  # call 0, which all schedules compute in full
             self.memory[key] = [
-                tree_map(lambda v: v.unflatten(0, (-1, len(running)))[:, source].flatten(0, 1), new)
-                for _ in range(depth)
+                each(lambda v: v.unflatten(0, (-1, len(running)))[:, source].flatten(0, 1), new) for _ in range(depth)
             ]
 
     def last(self, key: Any, schedules: Sequence[int]) -> list[Any]:
         """Return copies of the remembered values of some schedules, newest first."""
         past = self.memory[key]
-        return [pick(value, schedules, self.count, len(tree_leaves(value)[0])) for value in past]
+        return [pick(value, schedules, self.count, _rows(value)) for value in past]
 
     def reused(self, key: Any, index: int, schedules: Sequence[int]) -> Any:
         """Return what the site of that index and key gives where these schedules reuse it."""
@@ -149,7 +153,7 @@ class _Run(Run):
             weights = given.to(values[0]).repeat(1, pictures, 1).flatten(0, 1)
             return sum(w.view(-1, *[1] * (v.ndim - 1)) * v for w, v in zip(weights.unbind(1), values, strict=True))
 
-        return tree_map(combination, *past)
+        return each(combination, *past)
 
 
 class _CallHook(CallHook):
@@ -172,8 +176,8 @@ class _CallHook(CallHook):
 class _SiteHook:
     """On a gated module: rows that compute it run, the others take their last value."""
 
-    def __init__(self, run: _Run, index: int) -> None:
-        self.run, self.index = run, index
+    def __init__(self, run: _Run, index: int, streams: Sequence[Stream]) -> None:
+        self.run, self.index, self.streams = run, index, streams
         self.site = Site.parse(run.sites[index])
 
     def __call__(self, module: nn.Module, forward: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
@@ -181,7 +185,7 @@ class _SiteHook:
         run.reach(self.index)
         # Where the call itself is the site, its hook is inside of the call's: the rows are those of the call.
         now = run.computed[run.running, run.call, self.index]
-        rows = len(next(leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)))
+        rows = _rows((args, kwargs))
         parts = {}
         for computes in (True, False):
             places = np.flatnonzero(now == computes).tolist()
@@ -200,20 +204,20 @@ class _SiteHook:
             pieces = [v.unflatten(0, (-1, len(p))) for v, p in ((one, parts[True][0]), (other, parts[False][0]))]
             return torch.cat(pieces, dim=1)[:, order].flatten(0, 1)
 
-        return tree_map(merge, parts[True][1], parts[False][1])
+        return each(merge, parts[True][1], parts[False][1])
 
     def _compute(
         self, module: nn.Module, forward: Callable[..., Any], schedules: list[int], args: tuple, kwargs: dict[str, Any]
     ) -> Any:
-        stream = snapshot(residual(module, args, kwargs)) if self.site.delta else None  # before the module changes it
+        streams = snapshot(residuals(module, self.streams, args, kwargs))  # before the module changes them
         new = forward(*args, **kwargs)
-        value = add(new, -stream) if self.site.delta else new
+        value = subtract(new, streams) if self.site.delta else new
         self.run.keep(self.site, value, schedules, self.run.depth)
         return new
 
     def _reuse(self, module: nn.Module, schedules: list[int], args: tuple, kwargs: dict[str, Any]) -> Any:
         value = self.run.reused(self.site, self.index, schedules)
-        return add(value, residual(module, args, kwargs)) if self.site.delta else value
+        return add(value, residuals(module, self.streams, args, kwargs)) if self.site.delta else value
 
 
 @reentrant
@@ -232,7 +236,8 @@ def gated_together(denoiser: nn.Module, graph: BlockGraph, schedules: Sequence[S
     if torch.is_grad_enabled():
         raise DipgoError("schedules run together without gradients only; enter torch.no_grad() first")
     run = _Run(denoiser, graph, schedules)
-    with hooked(denoiser, graph, [_SiteHook(run, index) for index in range(len(graph.sites))], _CallHook(run)):
+    sites = [_SiteHook(run, index, streams) for index, streams in enumerate(graph.streams)]
+    with hooked(denoiser, graph, sites, _CallHook(run)):
         yield
     run.leave()
 

@@ -1,9 +1,9 @@
 """Arithmetic on a site's value: a tensor, or a tree of tensors (a down block of a U-Net also gives its skip
-connections)."""
+connections). What is no tensor in it stays as it is."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any
 
@@ -12,7 +12,7 @@ from torch import nn
 from torch.utils._pytree import tree_map, tree_map_only
 
 from dipgo.errors import DipgoError
-from dipgo.graph import hidden_states
+from dipgo.graph import Stream
 
 
 def snapshot(value: Any) -> Any:
@@ -31,16 +31,22 @@ def _copied_on_write(tensor: torch.Tensor) -> torch.Tensor:
         return tensor.clone()
 
 
-def residual(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> torch.Tensor:
-    """Return what a block adds its branch to: its input, through a convolution where the width changes."""
+def each(function: Callable[..., torch.Tensor], value: Any, *others: Any) -> Any:
+    """Return the tree with `function` of every tensor in `value` and of those at its place in the other trees."""
+    return tree_map(lambda v, *rest: function(v, *rest) if isinstance(v, torch.Tensor) else v, value, *others)
+
+
+def residuals(module: nn.Module, streams: Sequence[Stream], args: tuple, kwargs: dict[str, Any]) -> list[torch.Tensor]:
+    """Return what a block adds its branches to, for each of its outputs: the stream that it continues, through a
+    convolution where the width changes."""
     shortcut = getattr(module, "conv_shortcut", None)
-    stream = hidden_states(module, args, kwargs)
-    return stream if shortcut is None else shortcut(stream)
+    given = [stream.of(args, kwargs) for stream in streams]
+    return given if shortcut is None else [shortcut(stream) for stream in given]
 
 
 def mix(gate: torch.Tensor, last: Any, new: Any) -> Any:
     """Return g * last + (1 - g) * new for every tensor of a site's value (section 3.3; g is the reuse gate here)."""
-    return tree_map(lambda old, fresh: gate * old + (1 - gate) * fresh, last, new)
+    return each(lambda old, fresh: gate * old + (1 - gate) * fresh, last, new)
 
 
 def combine(coefficients: torch.Tensor, past: Sequence[Any]) -> Any:
@@ -52,8 +58,8 @@ def combine(coefficients: torch.Tensor, past: Sequence[Any]) -> Any:
     if coefficients.ndim == 2:
         count = coefficients.shape[1]
         parts = [combine(column, _branch(past, b, count)) for b, column in enumerate(coefficients.unbind(1))]
-        return tree_map(lambda *rows: torch.cat(rows), *parts)
-    return tree_map(lambda *values: sum(c * v for c, v in zip(coefficients, values, strict=True)), *past)
+        return each(lambda *rows: torch.cat(rows), *parts)
+    return each(lambda *values: sum(c * v for c, v in zip(coefficients, values, strict=True)), *past)
 
 
 def _branch(values: Any, branch: int, count: int) -> Any:
@@ -66,7 +72,7 @@ def _branch(values: Any, branch: int, count: int) -> Any:
             )
         return value.chunk(count)[branch]
 
-    return tree_map(rows, values)
+    return each(rows, values)
 
 
 def check_branches(sample: torch.Tensor, count: int) -> None:
@@ -83,6 +89,12 @@ def check_branches(sample: torch.Tensor, count: int) -> None:
         )
 
 
-def add(value: Any, stream: torch.Tensor) -> Any:
-    """Return every tensor of `value` plus `stream`."""
-    return tree_map(lambda tensor: tensor + stream, value)
+def add(value: Any, streams: Sequence[torch.Tensor]) -> Any:
+    """Return `value` with each of its tensors plus the stream at its place."""
+    left = iter(streams)
+    return tree_map_only(torch.Tensor, lambda tensor: tensor + next(left), value)
+
+
+def subtract(value: Any, streams: Sequence[torch.Tensor]) -> Any:
+    """Return `value` with each of its tensors minus the stream at its place."""
+    return add(value, [-stream for stream in streams])
