@@ -92,6 +92,9 @@ class BlockGraph:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "streams", self.streams or ((),) * len(self.sites))
+        lost = [site for site, streams in zip(self.sites, self.streams, strict=True) if DELTA in site and not streams]
+        if lost:
+            raise DipgoError(f"the graph does not say what {lost[0]} adds to; trace it again")
 
     def __str__(self) -> str:
         """One line a site: its index, its name and the indices of the sites that it reads."""

@@ -25,7 +25,7 @@ from dipgo.execute.hooks import around
 from dipgo.execute.run import ROUNDING, TIMESTEPS, Clock
 from dipgo.execute.trace import Outcome
 from dipgo.families import denoiser_of, family_of
-from dipgo.graph import BlockGraph, named_inputs, trace_graph
+from dipgo.graph import BlockGraph, Stream, named_inputs, trace_graph
 from dipgo.recipe import Recipe, RunForm, Target, load_recipes
 from dipgo.schedule import Schedule
 
@@ -325,6 +325,8 @@ def recipe_of(pipe: Any, component: str, run: Any, costs: CostModel, schedule: S
         spent = float(counted.per_call(execution).sum())
         macs[name] = (count * schedule.calls * counted.dense, count * spent)
     flow = {"reads": [sorted(read) for read in graph.reads], "output": sorted(graph.output_reads)}
+    if any(graph.streams):
+        flow["streams"] = [[list(stream) for stream in streams] for streams in graph.streams]
     form = RunForm(run.branches, run.calls_per_step, run.grid, run.latent)
     return Recipe(
         target_of(pipe, component), form, schedule, {**flow, "bypassed": graph.bypassed}, **{"macs": macs, **known}
@@ -339,6 +341,7 @@ def graph_of(recipe: Recipe) -> BlockGraph:
         tuple(frozenset(read) for read in graph["reads"]),
         frozenset(graph["output"]),
         graph["bypassed"],
+        tuple(tuple(Stream(*stream) for stream in streams) for streams in graph.get("streams", ())),
     )
 
 

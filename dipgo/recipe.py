@@ -91,7 +91,8 @@ class Recipe:
     """Has timesteps: every call is checked against them before anything stale is used."""
     graph: Mapping[str, Any]
     """The data flow between the schedule's sites: for each what it `reads`, as indices; what the `output` reads; and
-    whether the denoiser's inputs reach its output around the sites (`bypassed`). See `dipgo.BlockGraph`."""
+    whether the denoiser's inputs reach its output around the sites (`bypassed`). Where sites are deltas, `streams` says
+    which inputs of each site they are on top of. See `dipgo.BlockGraph`."""
     rule: str = "hold"
     """How reused values are made, as a name of `dipgo.RULES`."""
     macs: Mapping[str, tuple[float, float]] = field(default_factory=dict)
@@ -301,7 +302,8 @@ def _fetched(repository: str) -> Path:
 
 
 def _check_graph(graph: Any, sites: int) -> None:
-    _check_fields("recipe's graph", graph, ("reads", "output", "bypassed"))
+    _check_fields("recipe's graph", graph, ("reads", "output", "bypassed", "streams"), all_of_them=False)
+    _check_fields("recipe's graph", {**graph, "streams": None}, ("reads", "output", "bypassed", "streams"))
     rows = [*graph["reads"], graph["output"]] if isinstance(graph["reads"], list) else []
     ends = [*range(len(rows) - 1), sites]
     if len(rows) != sites + 1 or not all(
@@ -311,6 +313,16 @@ def _check_graph(graph: Any, sites: int) -> None:
         raise DipgoError(f"a recipe's graph must list, for each of {sites} sites and the output, earlier sites")
     if type(graph["bypassed"]) is not bool:
         raise DipgoError(f"a recipe's graph.bypassed must be true or false, not {graph['bypassed']!r:.60}")
+    streams = graph.get("streams", [[]] * sites)
+    if not isinstance(streams, list) or len(streams) != sites or not all(map(_are_streams, streams)):
+        raise DipgoError(
+            f"a recipe's graph.streams must list, for each of {sites} sites, positions and names of inputs"
+        )
+
+
+def _are_streams(row: Any) -> bool:
+    pairs = row if isinstance(row, list) else [None]
+    return all(isinstance(pair, list) and [type(part) for part in pair] == [int, str] for pair in pairs)
 
 
 def _plain(record: Any) -> dict[str, Any]:

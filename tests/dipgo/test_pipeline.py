@@ -53,13 +53,19 @@ def test_pictures_are_those_of_the_gates(pipe, recipe):
     assert "2 runs; 6 of 10 calls" in str(run) and "#.#.#" in str(run)
 
 
-def test_blocks_are_gated_as_well(pipe):
-    sites = ("down_blocks.0", "mid_block", "up_blocks.3")
+@pytest.mark.parametrize(
+    "sites",
+    [("down_blocks.0", "mid_block", "up_blocks.3"), ("down_blocks.0.resnets.0:delta", "mid_block.resnets.0:delta")],
+)
+def test_blocks_and_deltas_are_gated_as_well(pipe, sites, tmp_path):
     recipe = made(pipe, STEPS, sites)
-    with accelerate(pipe, recipe) as run:
-        draw(pipe, "a fox", 3, RUN)
+    recipe.save_pretrained(tmp_path)
+    with accelerate(pipe, str(tmp_path)) as run:
+        picture = draw(pipe, "a fox", 3, RUN)
+    with gated(pipe.unet, trace_graph(pipe.unet, sites, capture(pipe, "a fox", **RUN)), recipe.schedule):
+        assert np.array_equal(draw(pipe, "a fox", 3, RUN), picture)
     spent = run.report()["unet"]
-    assert (spent["sites"], spent["sites_run"]) == (15, 9)
+    assert (spent["sites"], spent["sites_run"]) == (5 * len(sites), 3 * len(sites))
     full = recipe.macs["full"]
     assert 0 < full[1] < full[0] and spent["macs"] == pytest.approx(full[1])
 

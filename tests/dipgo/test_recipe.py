@@ -99,6 +99,8 @@ def _damaged(change):
         (lambda file, one: one["schedule"].update(reuse=["00"]), "coefficients have shape"),
         (lambda file, one: one["graph"].update(reads=[[], [1]]), "graph must list, for each of 2 sites"),
         (lambda file, one: one["graph"].update(bypassed=0), "graph.bypassed must be true or false"),
+        (lambda file, one: one["graph"].update(streams=[[]]), "graph.streams must list, for each of 2 sites"),
+        (lambda file, one: one["graph"].update(streams=[[], [["x", 0]]]), "graph.streams must list"),
     ],
 )
 def test_anything_else_is_refused_in_one_line(tmp_path, change, says):
