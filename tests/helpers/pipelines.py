@@ -35,7 +35,7 @@ def _text(kind: type = CLIPTextModel) -> tuple[Any, Any]:
     return tokenizer, kind(config)
 
 
-def _vae() -> diffusers.AutoencoderKL:
+def tiny_vae() -> diffusers.AutoencoderKL:
     shape = {"block_out_channels": (4, 4), "layers_per_block": 1, "norm_num_groups": 2, "latent_channels": 4}
     kinds = {"down_block_types": ("DownEncoderBlock2D",) * 2, "up_block_types": ("UpDecoderBlock2D",) * 2}
     return diffusers.AutoencoderKL(**shape, **kinds, sample_size=16, scaling_factor=1.0)
@@ -44,7 +44,7 @@ def _vae() -> diffusers.AutoencoderKL:
 def stable_diffusion() -> Any:
     tokenizer, text_encoder = _text()
     return diffusers.StableDiffusionPipeline(
-        vae=_vae(),
+        vae=tiny_vae(),
         text_encoder=text_encoder,
         tokenizer=tokenizer,
         unet=unets.SD15.tiny(),
@@ -59,7 +59,7 @@ def sdxl_lcm() -> Any:
     tokenizer, text_encoder = _text(CLIPTextModelWithProjection)
     shape = {name: value for name, value in unets.SDXL.tiny().config.items() if not name.startswith("_")}
     return diffusers.StableDiffusionXLPipeline(
-        vae=_vae(),
+        vae=tiny_vae(),
         text_encoder=None,
         tokenizer=None,
         text_encoder_2=text_encoder,
@@ -74,7 +74,7 @@ def dit() -> Any:
     names = {str(label): name for label, name in enumerate(CLASSES)}
     pipeline = diffusers.DiTPipeline(
         transformer=families.DIT.tiny(),
-        vae=_vae(),
+        vae=tiny_vae(),
         scheduler=diffusers.DDIMScheduler(**SD_SCHEDULER),
         id2label=names,
     )
@@ -87,7 +87,7 @@ def pixart() -> Any:
     return diffusers.PixArtAlphaPipeline(
         tokenizer=tokenizer,
         text_encoder=text_encoder,
-        vae=_vae(),
+        vae=tiny_vae(),
         transformer=families.PIXART.tiny(),
         scheduler=diffusers.DPMSolverMultistepScheduler(beta_schedule="scaled_linear"),
     )
