@@ -18,14 +18,14 @@ import torch
 from torch import nn
 from torch.utils._pytree import tree_leaves
 
-from dipgo.costs import CostModel, Costs, PaperMacs, count_costs
+from dipgo.costs import CostModel, Costs
 from dipgo.errors import DipgoError, PartialTrajectory
 from dipgo.execute.gating import gated
 from dipgo.execute.hooks import around
 from dipgo.execute.run import ROUNDING, TIMESTEPS, Clock
 from dipgo.execute.trace import Outcome
-from dipgo.families import denoiser_of, family_of
-from dipgo.graph import BlockGraph, Stream, named_inputs, trace_graph
+from dipgo.families import denoiser_of
+from dipgo.graph import BlockGraph, Stream, named_inputs
 from dipgo.recipe import Recipe, RunForm, Target, load_recipes
 from dipgo.schedule import Schedule
 
@@ -130,7 +130,7 @@ class Accelerated:
     def report(self) -> dict[str, dict[str, float]]:
         """Return what each denoiser spent, by its name in the pipeline.
 
-        `runs`, `calls` and `calls_run` (those that were not wholly reused), `sites_run` of `sites` in those runs,
+        `runs`, `calls` and `calls_run` (those in which a site was computed), `sites_run` of `sites` in those runs,
         `macs` and `macs_dense` (all matrix products), `seconds` in the denoiser, and `seconds_run` from a run's first
         call to the end of its last one. Runs that were broken off do not count.
         """
@@ -241,8 +241,9 @@ class _Gate:
         """Add the run that has just ended to what was spent."""
         recipe, outcomes = self.recipe, self.trace.outcomes
         dense, spent = recipe.macs.get("full", (0.0, 0.0))
-        ran = {"calls": outcomes.shape[0], "calls_run": int(self.trace.ran.sum()), "sites": outcomes.size, "runs": 1}
-        ran |= {"sites_run": int((outcomes == Outcome.COMPUTED).sum()), "macs": spent * self.pictures}
+        computed = outcomes == Outcome.COMPUTED
+        ran = {"runs": 1, "calls": len(outcomes), "calls_run": int(computed.any(axis=1).sum())}
+        ran |= {"sites": outcomes.size, "sites_run": int(computed.sum()), "macs": spent * self.pictures}
         ran |= {"macs_dense": dense * self.pictures, "seconds": self.seconds}
         ran["seconds_run"] = perf_counter() - self.began
         self.spent = {name: value + ran[name] for name, value in self.spent.items()}
@@ -293,24 +294,13 @@ def _is_place(recipe: Any) -> bool:
     return isinstance(recipe, (str, Path))
 
 
-def costs_of(pipe: Any, component: str, sites: Sequence[str], inputs: Mapping[str, Any]) -> CostModel:
-    """Return graph and MACs of a pipeline's denoiser over some sites, from the inputs of one call as `capture` gives
-    them. Where a family is known, the paper's convention is the family's."""
-    denoiser = denoiser_of(pipe, component)
-    try:
-        paper = family_of(denoiser).macs
-    except (DipgoError, AttributeError):  # no family, or no configuration that would tell
-        paper = PaperMacs()
-    return count_costs(denoiser, trace_graph(denoiser, sites, inputs), inputs, paper)
-
-
 def recipe_of(pipe: Any, component: str, run: Any, costs: CostModel, schedule: Schedule, **known: Any) -> Recipe:
     """Return the recipe of a schedule for runs like a recorded one.
 
     pipe: the pipeline.
     component: the denoiser's name in it.
     run: a `dipgo.pipeline_record.Recorded`.
-    costs: graph and MACs of the schedule's sites (`costs_of`).
+    costs: graph and MACs of the schedule's sites, as `dipgo.costs_of` gives them.
     schedule: gets the run's timesteps.
     known: further fields of the recipe.
 

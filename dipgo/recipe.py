@@ -133,7 +133,8 @@ class Recipe:
             lines.append(f"MACs ({name}): {spent / 1e9:.4g} G of {dense / 1e9:.4g} G, {1 - spent / dense:.1%} pruned")
         if "psnr" in self.quality:
             q = self.quality
-            text = f"PSNR to the dense run: {q['psnr']:.2f} dB [{q['low']:.2f}, {q['high']:.2f}], n = {q['pictures']}"
+            bounds = f" [{q['low']:.2f}, {q['high']:.2f}]" if "low" in q else ""
+            text = f"PSNR to the dense run: {q['psnr']:.2f} dB{bounds}, n = {q['pictures']}"
             if "steps_psnr" in q:
                 text += f"; {q['steps']} steps of the same scheduler: {q['steps_psnr']:.2f} dB"
             lines.append(text)

@@ -9,8 +9,8 @@ import torch
 
 from dipgo import Schedule, accelerate, gated, trace_graph
 from dipgo.errors import DipgoError
-from dipgo.families.watch import capture
-from dipgo.pipeline import costs_of, recipe_of
+from dipgo.families.watch import capture, costs_of
+from dipgo.pipeline import recipe_of
 from dipgo.pipeline_record import draw, record
 from tests.helpers.pipelines import stable_diffusion
 
@@ -33,7 +33,7 @@ def recipe(pipe):
 
 def made(pipe, steps, sites=("",)):
     run = record(pipe, "unet", "a fox", 0, {**RUN, "num_inference_steps": steps})
-    costs = costs_of(pipe, "unet", sites, capture(pipe, "a fox", **RUN))
+    costs = costs_of(pipe.unet, sites, capture(pipe, "a fox", **RUN))
     reuse = np.zeros((steps, len(sites)), dtype=bool)
     reuse[1::2] = True
     return recipe_of(pipe, "unet", run, costs, Schedule(sites, reuse))
