@@ -96,6 +96,11 @@ class BlockGraph:
         if lost:
             raise DipgoError(f"the graph does not say what {lost[0]} adds to; trace it again")
 
+    @property
+    def unread(self) -> np.ndarray:
+        """Bool [sites]: nobody reads the site's output where everything is computed."""
+        return self.execute(Schedule.dense(self.sites, 1)).dead[0]
+
     def __str__(self) -> str:
         """One line a site: its index, its name and the indices of the sites that it reads."""
         names = [f"{index:>3}  {site or 'the whole call'}" for index, site in enumerate(self.sites)]
@@ -153,6 +158,17 @@ def trace_graph(denoiser: nn.Module, sites: Sequence[str], inputs: Mapping[str, 
     calls twice, another order, an output that nobody reads, a delta of a block whose outputs continue none of its
     inputs, or a module that changes its inputs in place for others.
     """
+    graph = follow_sites(denoiser, sites, inputs)
+    unread = [site for site, dead in zip(graph.sites, graph.unread, strict=True) if dead]
+    if unread:
+        raise DipgoError(
+            f"nobody reads the output of {', '.join(unread)} where everything is computed; leave it out of the sites"
+        )
+    return graph
+
+
+def follow_sites(denoiser: nn.Module, sites: Sequence[str], inputs: Mapping[str, Any]) -> BlockGraph:
+    """Return the graph as `trace_graph` does, also where nobody reads the output of some sites."""
     parsed = [Site.parse(site) for site in sites]
     if len({site.module for site in parsed}) < len(parsed):
         raise DipgoError("a module can be a site once, by its output or its delta; drop one of the two")
@@ -197,12 +213,7 @@ def trace_graph(denoiser: nn.Module, sites: Sequence[str], inputs: Mapping[str, 
     if any(read >= index for index, who in reads.items() for read in who):
         raise DipgoError("sites must be listed in order of execution")
     reads_in_order = tuple(reads[index] for index in range(len(sites)))
-    graph = BlockGraph(tuple(sites), reads_in_order, output_reads - {INPUT}, INPUT in output_reads, streams.chosen())
-    dead = graph.execute(Schedule.dense(graph.sites, 1)).dead[0]
-    if dead.any():
-        unread = ", ".join(np.array(sites, dtype=object)[dead])
-        raise DipgoError(f"nobody reads the output of {unread} where everything is computed; leave it out of the sites")
-    return graph
+    return BlockGraph(tuple(sites), reads_in_order, output_reads - {INPUT}, INPUT in output_reads, streams.chosen())
 
 
 class _Follow(TorchDispatchMode):

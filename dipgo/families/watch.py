@@ -22,7 +22,7 @@ from dipgo.errors import DipgoError, unknown
 from dipgo.execute.hooks import hooked
 from dipgo.families import family_of
 from dipgo.families.family import UNITS, Unit, counted, denoiser_of
-from dipgo.graph import WHOLE_CALL, BlockGraph, Site, call_once, named_inputs
+from dipgo.graph import WHOLE_CALL, BlockGraph, Site, call_once, follow_sites, named_inputs
 
 SHARE = 0.001  # of the denoiser's weights; a block of the published models holds at least 0.0025
 NO_SITES = BlockGraph((), (), frozenset())
@@ -80,7 +80,7 @@ def find_sites(denoiser: nn.Module, inputs: Mapping[str, Any], unit: Unit = "out
     """Return a denoiser's sites in order of execution, found by watching the call `denoiser(**inputs)`.
 
     The sites are the outermost modules that run exactly once in the call, hold a share of the weights, and stand in a
-    `ModuleList` or are of a class named "...Block...".
+    `ModuleList` or are of a class named "...Block...". Those whose output nobody reads are left out.
 
     unit: "output" takes their outputs; "delta" what they add to their streams, as far as they have such; "call" the
         whole call as the only site.
@@ -111,7 +111,10 @@ def find_sites(denoiser: nn.Module, inputs: Mapping[str, Any], unit: Unit = "out
             f"no blocks found in {type(denoiser).__name__}: no module in a ModuleList or of a class named *Block* runs "
             f"once in a call and holds {SHARE:.1%} of the weights; name the sites by their dotted paths"
         )
-    return tuple(str(Site(name, delta=unit == "delta")) for name in outermost)
+    unread = follow_sites(denoiser, outermost, inputs).unread
+    return tuple(
+        str(Site(name, delta=unit == "delta")) for name, dead in zip(outermost, unread, strict=True) if not dead
+    )
 
 
 def costs_of(denoiser: nn.Module, sites: Sequence[str], inputs: Mapping[str, Any]) -> CostModel:

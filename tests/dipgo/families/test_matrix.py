@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -56,11 +56,11 @@ class Watched:
         reuse[1, 0], reuse[1, -1] = True, False  # something is reused, and the second call has an output of its own
         return Schedule(self.sites, reuse)
 
-    def run(self, schedule: Schedule | None = None) -> list[torch.Tensor]:
-        """Draw with the stock denoiser, or gated by a schedule."""
-        if schedule is None:
+    def run(self, gates: Schedule | torch.Tensor | None = None) -> list[torch.Tensor]:
+        """Draw with the stock denoiser, or gated."""
+        if gates is None:
             return self._calls()
-        with gated(self.denoiser.module, self.costs.graph, schedule):
+        with gated(self.denoiser.module, self.costs.graph, gates):
             return self._calls()
 
     @torch.no_grad()
@@ -162,6 +162,19 @@ def test_deltas_are_on_top_of_the_stream_that_each_output_continues(denoiser):
     test_what_is_counted_is_what_runs(watched)
     for names in [[stream.name for stream in streams] for streams in watched.costs.graph.streams]:
         assert len(names) == 1 or tuple(names) == STREAMS[watched.kind]
+
+
+@pytest.mark.parametrize("unit", ["output", "delta"])
+@pytest.mark.parametrize("kind", ["sd3", "cogvideox"])
+def test_values_of_several_streams_are_mixed_and_combined(kind, unit):
+    watched = Watched(kind, made(kind), unit)
+    hard = watched.run(watched.schedule)
+    soft = watched.run(torch.from_numpy(watched.schedule.reuse.copy()).float())
+    for one, other in zip(hard, soft, strict=True):
+        torch.testing.assert_close(one, other)
+    coefficients = np.zeros((*watched.schedule.reuse.shape, 2))
+    coefficients[..., 0] = 1
+    assert equal(watched.run(replace(watched.schedule, coefficients=coefficients)), hard)
 
 
 @pytest.mark.parametrize("kind", ["flux", "cogview4"])

@@ -95,11 +95,13 @@ class Plain(nn.Module):
         self.embed, self.row = nn.Linear(1, 8), nn.ModuleList([nn.Linear(8, 8), nn.Linear(8, 8)])
         self.stack, self.again, self.last = nn.Sequential(Block(8, 8), nn.ReLU()), Block(8, 8), nn.Linear(8, 8)
         self.unused, self.light = Block(8, 8), nn.ModuleList([nn.Identity()])
+        self.unread = Block(8, 8)
 
     def forward(self, x, t):
         x = x + self.embed(t.view(1, 1).float() / 1000)
         for module in self.row[::-1]:
             x = x + module(x).tanh()
+        self.unread(x)
         return self.last(self.light[0](self.again(self.again(self.stack(x)))))
 
 
@@ -109,7 +111,7 @@ def test_a_plain_module_is_found_traced_counted_and_gated_as_it_is():
     assert sites == ("row.1", "row.0", "stack.0")
     costs = costs_of(model, sites, inputs)
     graph = costs.graph
-    assert costs.full.sites.tolist() == [64, 64, 64] and costs.full.rest == 8 + 3 * 64
+    assert costs.full.sites.tolist() == [64, 64, 64] and costs.full.rest == 8 + 4 * 64
     with torch.no_grad(), gated(model, graph, Schedule.skip_calls(sites, 2, [0])):
         first, second = model(torch.ones(1, 8), torch.tensor(900)), model(torch.zeros(1, 8), torch.tensor(100))
     assert torch.equal(first, second)  # the last block's output is held, and nothing else reaches the output
