@@ -19,6 +19,7 @@ from benchmarks import ROOT
 from benchmarks.specs.profiles import DEFAULT, PROFILES, place
 from benchmarks.specs.suite import load_suite, with_needs
 from dipgo.errors import DipgoError, unknown
+from dipgo.interrupts import run_and_exit
 from dipgo.schedulers import SCHEDULERS
 
 HERE = ROOT / "benchmarks"
@@ -239,4 +240,4 @@ COMMANDS = {
 }
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_and_exit(main, "what is finished is kept; the same command goes on from there")

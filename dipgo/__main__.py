@@ -12,10 +12,10 @@ from pathlib import Path
 
 from dipgo import __version__
 from dipgo.errors import DipgoError, first_line
+from dipgo.interrupts import run_and_exit
 
 RELEASED = {"sd15": "SD15"}
 """The models that the authors published gates of, and the names of their families."""
-INTERRUPTED = 130  # the exit status that shells expect after Ctrl-C
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -26,9 +26,6 @@ def main(arguments: list[str] | None = None) -> int:
     except (DipgoError, OSError) as error:
         print(f"error: {first_line(error)}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        print("interrupted; nothing was written", file=sys.stderr)
-        return INTERRUPTED
     return 0
 
 
@@ -62,4 +59,4 @@ def _import_released(options: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_and_exit(main, "nothing was written")

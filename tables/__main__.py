@@ -15,23 +15,15 @@ from functools import partial
 from itertools import zip_longest
 from pathlib import Path
 
+from benchmarks import ROOT
 from benchmarks.specs.files import write_bytes
 from benchmarks.specs.profiles import DEFAULT, PROFILES, place
 from dipgo.errors import DipgoError
-from tables.claims.ledger import LEDGER, render_claims
-from tables.figures.pareto import PARETO, render_pareto, stamp
-from tables.load import HERE, names
-from tables.macs import MACS, render_macs
-from tables.render import render
+from dipgo.interrupts import run_and_exit
 
 log = logging.getLogger("tables")
 
-OTHERS = {
-    LEDGER: lambda records, profile: render_claims(records),
-    MACS: lambda records, profile: render_macs(),
-}
-"""The renderers of the pages that do not depend on `--profile`, by name."""
-RENDERERS = {PARETO: render_pareto, **OTHERS}
+HERE = ROOT / "tables"
 
 
 def first_difference(path: Path, content: str | bytes) -> str | None:
@@ -42,6 +34,8 @@ def first_difference(path: Path, content: str | bytes) -> str | None:
     if not path.is_file():
         return f"{path}: missing"
     if isinstance(content, bytes):
+        from tables.figures.pareto import stamp
+
         same = stamp(path.read_bytes()) == stamp(content)
         return None if same else f"{path}: not drawn from these records"
     pairs = zip_longest(path.read_text(encoding="utf-8").split("\n"), content.split("\n"))
@@ -53,16 +47,27 @@ def first_difference(path: Path, content: str | bytes) -> str | None:
 
 def _rendered(options: argparse.Namespace) -> Iterator[tuple[str, Path, str | bytes]]:
     """Yield the name, the path and the content of every file that was asked for."""
+    from tables.claims.ledger import LEDGER, render_claims  # not before the arguments are read: they load much
+    from tables.figures.pareto import PARETO, render_pareto
+    from tables.load import names
+    from tables.macs import MACS, render_macs
+    from tables.render import render
+
+    of_no_profile = {
+        LEDGER: lambda records, profile: render_claims(records),
+        MACS: lambda records, profile: render_macs(),
+    }
+    renderers = {PARETO: render_pareto, **of_no_profile}
     every = not options.names and options.profile is None
     asked = [
         (name, profile)
         for profile in (PROFILES if every else [options.profile or DEFAULT])
         for name in options.names or [*names(), PARETO]
-        if name not in OTHERS
+        if name not in of_no_profile
     ]
-    asked += [(name, DEFAULT) for name in OTHERS if every or name in options.names]
+    asked += [(name, DEFAULT) for name in of_no_profile if every or name in options.names]
     for name, profile in asked:
-        files = RENDERERS.get(name, partial(render, name))(options.records, profile)
+        files = renderers.get(name, partial(render, name))(options.records, profile)
         if options.names and not files:
             raise DipgoError(f"{place(profile, options.records)}: no record of {name}; measure it first")
         for file, content in files.items():
@@ -95,4 +100,4 @@ def main(arguments: list[str] | None = None) -> int:
 
 if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    sys.exit(main())
+    run_and_exit(main, "the files that were rendered are whole; the same command renders the rest")

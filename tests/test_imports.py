@@ -45,7 +45,7 @@ BELOW = {
         "dipgo",
     ),
     "benchmarks.__main__": ("benchmarks", "dipgo"),
-    "tables": ("benchmarks/specs", "dipgo.errors", "dipgo.files", "dipgo.registry"),
+    "tables": ("benchmarks/specs", "dipgo.errors", "dipgo.files", "dipgo.interrupts", "dipgo.registry"),
 }
 """The rooms, from the ground up, and what a room may import: rooms as paths, single modules with dots."""
 GROUND = ("benchmarks.ROOT",)

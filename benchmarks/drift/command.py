@@ -5,10 +5,9 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from dataclasses import replace
 from itertools import groupby
-from multiprocessing import get_context
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -18,6 +17,7 @@ from tqdm import tqdm
 from benchmarks.drift import baseline, check, repeats
 from benchmarks.drift.cases import CASES
 from benchmarks.drift.records import Agreement, agreements
+from benchmarks.machine.jobs import processes, submitted
 from benchmarks.specs import record
 from dipgo.errors import DipgoError
 
@@ -49,10 +49,9 @@ def _side_by_side() -> list[check.Finding]:
     """Check the cases of each model in turn, two models at a time, each in a process of its own."""
     baseline.load()  # bad input is named once, and before anything is drawn
     models = [list(group) for _, group in groupby(CASES, key=lambda name: CASES[name].spec.model)]
-    workers, spawned = min(WORKERS, os.cpu_count() or 1), get_context("spawn")
     findings = []
-    with ProcessPoolExecutor(workers, spawned) as pool, tqdm(total=len(CASES), desc="drift", unit="case") as bar:
-        running = {pool.submit(_check, names): names for names in models}
+    with processes(min(WORKERS, os.cpu_count() or 1)) as pool, tqdm(total=len(CASES), desc="drift", unit="case") as bar:
+        running = {submitted(pool, _check, names): names for names in models}
         for done in as_completed(running):
             findings += done.result()
             bar.update(len(running[done]))

@@ -20,6 +20,7 @@ from benchmarks import ROOT
 from benchmarks.drift import baseline, check
 from benchmarks.drift.check import Finding
 from dipgo.errors import DipgoError
+from dipgo.interrupts import deaf
 
 FACTOR = 3.0
 """A limit is so many times the most that any repeat has shown: machines that no setting imitates may round further."""
@@ -70,10 +71,15 @@ def limits(folder: Path, settings: dict[str, tuple[tuple[int, int], ...]] = SETT
 def _repeat(folder: Path, instructions: str, choices: tuple[tuple[int, int], ...]) -> list[Finding]:
     environment = os.environ | VARIABLES[instructions] | {"OMP_WAIT_POLICY": "passive"}
     command = [sys.executable, "-m", "benchmarks.drift.repeats", json.dumps(choices), str(folder)]
-    done = subprocess.run(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True, check=False)
-    if done.returncode:
+    with deaf():
+        process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True)
+    try:
+        printed, _ = process.communicate()
+    finally:
+        process.kill()  # does nothing once it has ended
+    if process.returncode:
         raise DipgoError(f"the repeats with {instructions or 'native'} instructions failed; see above")
-    return [Finding(**finding) for finding in json.loads(done.stdout)]
+    return [Finding(**finding) for finding in json.loads(printed)]
 
 
 def main(settings: str, folder: str) -> None:

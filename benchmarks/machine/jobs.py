@@ -5,11 +5,10 @@ from __future__ import annotations
 import logging
 import multiprocessing
 import os
-import signal
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from threading import RLock, Thread
 from typing import Any
@@ -18,6 +17,7 @@ import torch
 from tqdm import tqdm
 
 from dipgo.errors import DipgoError, NotWritten, first_line
+from dipgo.interrupts import deaf
 
 log = logging.getLogger(__name__)
 
@@ -61,7 +61,7 @@ def run_jobs(jobs: Mapping[Hashable, Job], workers: int) -> dict[Hashable, Dipgo
     """
     waiting, failed = dict(jobs), {}
     running: dict[Future, Hashable] = {}
-    with _executor(workers) as executor:
+    with processes(workers) as executor:
         while waiting or running:
             busy = {*waiting, *running.values()}
             for key, job in list(waiting.items()):
@@ -72,7 +72,7 @@ def run_jobs(jobs: Mapping[Hashable, Job], workers: int) -> dict[Hashable, Dipgo
                 with failing(failed, key, job.title):
                     if reason is not None:
                         raise reason
-                    running[_submitted(executor, *job.call())] = key
+                    running[submitted(executor, *job.call())] = key
             for future in wait(running, return_when=FIRST_COMPLETED).done:
                 key = running.pop(future)
                 log.info("%d of %d: %s", len(jobs) - len(waiting) - len(running), len(jobs), jobs[key].title)
@@ -82,9 +82,9 @@ def run_jobs(jobs: Mapping[Hashable, Job], workers: int) -> dict[Hashable, Dipgo
 
 
 @contextmanager
-def _executor(workers: int) -> Iterator[Executor]:
-    """Give processes that share the machine's threads, or this process where there is one. Whatever ends the work early
-    ends the processes as well."""
+def processes(workers: int) -> Iterator[Executor]:
+    """Give an executor of so many processes that share the machine's threads, or of this process where there is one.
+    Whatever ends the work early ends the processes as well. Submit to it by `submitted`."""
     if workers == 1:
         yield _Here()
         return
@@ -95,8 +95,8 @@ def _executor(workers: int) -> Iterator[Executor]:
         yield executor
     except BrokenProcessPool:
         raise DipgoError(
-            "a worker process died, perhaps for lack of memory; run again with --workers 1 or a smaller --batch: what "
-            "is finished is kept"
+            "a worker process died, perhaps for lack of memory; what is finished is kept: run again, where the command "
+            "has them with --workers 1 or a smaller --batch"
         ) from None
     except BaseException:
         for worker in multiprocessing.active_children():
@@ -106,16 +106,10 @@ def _executor(workers: int) -> Iterator[Executor]:
         executor.shutdown(cancel_futures=True)
 
 
-def _submitted(executor: Executor, function: Callable, *args: Any) -> Future:
-    """Submit work. A worker that starts by it is born deaf to Ctrl-C, which the terminal sends to all processes: this
-    one hears it, and ends the workers."""
-    if not hasattr(signal, "pthread_sigmask"):
+def submitted(executor: Executor, function: Callable, *args: Any) -> Future:
+    """Submit work. A worker that starts by it is deaf to Ctrl-C: this process hears it, and ends the workers."""
+    with nullcontext() if isinstance(executor, _Here) else deaf():
         return executor.submit(function, *args)
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT} if not isinstance(executor, _Here) else set())
-    try:
-        return executor.submit(function, *args)
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _begin(threads: int) -> None:

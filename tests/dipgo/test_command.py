@@ -43,13 +43,3 @@ def test_the_version_is_the_packages(capsys):
     with pytest.raises(SystemExit):
         main(["--version"])
     assert capsys.readouterr().out.split()[1].count(".") == 2
-
-
-def test_an_interrupt_ends_in_one_line(monkeypatch, capsys, tmp_path):
-    def interrupted(*_):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr("dipgo.released.import_released", interrupted)
-    command = ["import-released", "gates.pkl", "--model", "sd15", "--scheduler", "ddim", "-o", str(tmp_path / "s.json")]
-    assert main(command) == 130
-    assert len(capsys.readouterr().err.splitlines()) == 1 and not list(tmp_path.iterdir())
