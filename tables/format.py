@@ -11,6 +11,10 @@ from tabulate import tabulate
 
 COUNTS = ("n", "seeds", "decided_by_n")
 """Columns of a CSV that hold whole numbers."""
+ARROWS = {"up": " ↑", "down": " ↓", "": ""}
+MARKS = {"better": " ▲", "worse": " ▼", "no difference": " =", "agrees": " ✓", "differs": " ≠"}
+LEFT = {"Against", "Row", "Prompts", "Best control", "Verdict"}
+"""The headers of columns that hold words."""
 SUPERSCRIPTS = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 

@@ -17,7 +17,7 @@ from benchmarks.specs.record import Record
 from benchmarks.specs.suite import read_suite
 from dipgo.errors import DipgoError, unknown
 from tables.rows import printed, read_rows
-from tables.spec import Column, Contest, Dataset, Fact, Group, PaperColumn, Row, Table
+from tables.spec import Column, Contest, Dataset, Fact, Group, Otherwise, PaperColumn, Row, Table
 
 HERE = Path(__file__).parent
 SUITES = HERE.parent / "benchmarks" / "suites"
@@ -115,10 +115,15 @@ class _Parts:
         return tuple(Fact(run, key, title, **self.shared["fact"].get(key, {})) for run, key, title in facts)
 
     def paper_columns(self) -> tuple[PaperColumn, ...]:
-        """Return the columns of the paper's values. Profiles of the paper's own models show these values in
-        brackets."""
-        metrics = self.spec.get("paper_column", []) if not PROFILES[self.profile].paper_models else []
+        """Return the columns of the paper's values."""
+        metrics = self.spec.get("paper_column", [])
         return tuple(PaperColumn(metric, **self.known("paper_column", metric)) for metric in metrics)
+
+    def otherwise(self) -> tuple[Otherwise, ...]:
+        """Return the blocks of rows at equal MACs."""
+        items = self.spec.get("otherwise", [])
+        blocks = [construct(Otherwise, item, f"{self.where}: otherwise") for item in items]
+        return tuple(replace(block, runs=tuple(block.runs)) for block in blocks)
 
     def columns(self, *keys: str) -> tuple[tuple[Column, ...], ...]:
         """Return the columns that some lists of the spec name, a tuple for each list. A column that a list before has
@@ -147,6 +152,7 @@ def load_table(name: str, folder: Path = HERE / "specs", profile: str = DEFAULT,
     - `[compare.TITLE]` is a comparison.
     - `paper_column` names the metrics of the paper that have a column.
     - `[dataset.KEY]` changes what `shared.toml` says of a prompt set.
+    - `[[otherwise]]` is a block of rows at equal MACs on the first page.
     - `[fact.RUN]` holds the titles of facts by their metrics. An empty title leaves a fact out.
     - `[[missing]]` is a row without a run. It has a `group`, a `label`, a `paper`, and in `missing` the reason.
     - `[group]` holds new titles of groups, by their titles in the suite.
@@ -174,6 +180,7 @@ def load_table(name: str, folder: Path = HERE / "specs", profile: str = DEFAULT,
         "shown": shown,
         "csv_only": csv_only,
         "paper_column": parts.paper_columns(),
+        "otherwise": parts.otherwise(),
         "group": parts.groups(str(suite)),
         "fact": parts.facts(),
     }
@@ -205,6 +212,9 @@ def _validate(table: Table, path: Path, suite: Path) -> None:
     for fact in table.fact:
         if fact.run not in runs:
             raise DipgoError(f"{path}: {unknown('run', fact.run, runs)}")
+    for run in (run for block in table.otherwise for run in block.runs):
+        if run not in runs:
+            raise DipgoError(f"{path}: otherwise: {unknown('run', run, runs)}")
     known = {column.key for column in table.column}
     difference = (table.difference, f"{table.difference}_diff") if table.difference else ()
     contested = [key for contest in table.compare for key in (*contest.metrics, *contest.beside)]

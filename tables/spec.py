@@ -35,6 +35,10 @@ class Column:
     """Whether the metric follows from the schedule. The paper publishes no schedule of its pruned rows."""
     agrees: float = 0.02
     """A value of the paper's own model agrees with the printed one within this relative distance."""
+    keeps: float = 0.01
+    """A score that is worse than dense's by at most this share of it counts as kept."""
+    collapses: float = 0.1
+    """A score that is worse than dense's by more than this share of it counts as collapsed."""
     apart: str = ""
     """Why our value and the printed one cannot be compared; empty if they can."""
     note: str = ""
@@ -43,7 +47,7 @@ class Column:
 
 @dataclass(frozen=True)
 class PaperColumn:
-    """A column of the markdown that shows the values that the paper prints."""
+    """A column of the first page that shows the values that the paper prints."""
 
     metric: str
     """The paper's name of the metric."""
@@ -129,6 +133,14 @@ class Contest:
 
 
 @dataclass(frozen=True)
+class Otherwise:
+    """A block of the first page: rows that cost as many MACs as a pruned row, which is the first of them."""
+
+    title: str
+    runs: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Table:
     """A table in one profile."""
 
@@ -151,6 +163,7 @@ class Table:
     paper_column: tuple[PaperColumn, ...]
     group: tuple[Group, ...]
     fact: tuple[Fact, ...] = ()
+    otherwise: tuple[Otherwise, ...] = ()
 
     @property
     def column(self) -> tuple[Column, ...]:

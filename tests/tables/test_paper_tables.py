@@ -62,7 +62,7 @@ def write(
 def rendered(name: str, folder: Path, profile: str = "paper") -> tuple[str, pd.DataFrame]:
     files = render(name, folder, profile)
     cells = pd.read_csv(io.StringIO(files[f"{name}.csv"]))
-    return files[f"{name}.md"], cells.set_index(CSV_COLUMNS[:3]).sort_index()
+    return files[f"{name}_full.md"], cells.set_index(CSV_COLUMNS[:3]).sort_index()
 
 
 @pytest.mark.parametrize("profile", ["paper", "random-weights"])
