@@ -2,42 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from benchmarks.specs.profiles import PROFILES
+from benchmarks.specs.profiles import DEFAULT, PROFILES
 from benchmarks.specs.record import ALL
 from tables.claims.claims import DIFFERENCES, load_claims
-from tables.claims.verdicts import FAILS, HOLDS, UNTESTABLE, Evidence, Result, Verdict, verdict_of
+from tables.claims.verdicts import DECIDING, HOLDS, MISSING, UNTESTABLE, Evidence, Result, Verdict, verdict_of
 from tables.format import csv_text, grid, number, spread
 from tables.load import HERE
 from tables.notes import FEW_STEPS_WARNING
 
 LEDGER = "claims"
+EVIDENCE = f"{LEDGER}_evidence.md"
 CLAIMS = HERE / "claims.toml"
-MARKS = {HOLDS: f"**{HOLDS}**", FAILS: f"**{FAILS}**", UNTESTABLE: UNTESTABLE}
-SUMMARY = ["Held", "The comparison that decides", "Difference or ratio; effect d", "The paper"]
+SUMMARY = ["#", "Claim", "Verdict", "Checks that hold", "The check that decides"]
 CHECKS = ["Table", "Ours", "Against", "Metric", "Prompts", "Values", "Difference or ratio", "Effect", "n", "MACs"]
 CHECKS += ["Outcome", "The paper"]
 COUNTS = ["Table", "Metric", "Prompts", "Comparisons", "Better", "No difference", "Worse", "Missing"]
-RIGHT = {"Values", "Effect", "n", "MACs", "Held", *COUNTS[3:]}
+RIGHT = {"Values", "Effect", "n", "MACs", "Checks that hold", *COUNTS[3:]}
 DECISIVE = ("table", "ours", "theirs", "dataset", "metric", "quantity", "ours_value", "theirs_value", "value", "low")
 DECISIVE += ("high", "effect", "n", "over", "paper_metric", "paper_ours", "paper_theirs")
-TITLE = "The ledger of claims"
-TEXT = """
-What the paper claims, and what the records of this repository say to it. A claim **holds here** where every comparison
-below it that decides does, and **does not hold here** where one fails: a difference whose interval includes 0 is
-*no difference*, and better it is not. It is **not testable here** where a record is missing, or where an interval
-includes the margin that it is held against. The verdicts are computed from the records; none is written down.
+TEXT = f"""
+# The ledger of claims
+
+A claim **holds** if all its checks hold. It is **contradicted** if one check comes out against it, and **undecided** if
+none does but the 95 % interval of one includes the limit that it is held against. It **cannot be tested here** without
+the records. The verdicts are computed from the records of the zoo's models; none is written down.
+[What each claim rests on]({EVIDENCE}) · [CSV]({LEDGER}.csv) · [all comparisons]({LEDGER}_comparisons.csv)
 """
-BEYOND = (
-    "## Beyond the paper\n\nForecasting instead of holding, and Ours+, which learns when to compute and how.\n\n"
-    f"{FEW_STEPS_WARNING}\n"
-)
+HEADINGS = {
+    False: "## Claims of the paper",
+    True: "## Claims of this project: forecasting instead of holding, and Ours+, which learns when to compute and how",
+}
 NOTES = (
-    "*Held*: how many of the claim's comparisons hold. Of many some fail by chance, so read how many do.",
-    "*The comparison that decides*: of those that gave the verdict, the one whose interval ends least inside, or "
-    "farthest outside, of what the claim asks, relative to the value that it is held against.",
+    "*Checks that hold*: of many, some fail by chance, so read how many hold.",
+    "*The check that decides*: of those that gave the verdict, the one whose interval ends least inside, or farthest "
+    "outside, of what the claim asks, relative to the value that it is held against.",
     "Difference: ours − theirs on the same prompts and noises [95 % interval]: a paired bootstrap over prompts; where "
     "a side is the mean of several trainings, a t interval over training seeds; of KID, unpaired, from the "
     "intervals of both.",
@@ -85,20 +87,16 @@ def _table(result: Result) -> str:
     return result.table.name.removeprefix("table")
 
 
-def _line(verdicts: Sequence[Verdict]) -> list[str]:
-    """Return the row of a claim in the first table, from the claim's verdicts in all profiles."""
-    here = verdicts[0]
-    decisive = here.decisive
-    printed = [decisive] if decisive and decisive.paper_ours is not None else here.results
-    paper = next(filter(None, map(_paper, printed)), "")
-    cells = ["; ".join(dict.fromkeys(result.reason for result in here.results if result.reason)), ""]
-    if decisive:
-        where = f"Table {_table(decisive)}" + (f", {decisive.prompts}" if decisive.prompts != ALL else "")
-        pair = f"{decisive.ours.label} against {decisive.theirs.label}"
-        effect = "" if decisive.effect is None else f"; d = {_effect(decisive)}"
-        cells = [f"{decisive.column.title} {_values(decisive)}: {pair} ({where})", _gives(decisive) + effect]
-    held = f"{here.count('holds')} of {here.count()}" if decisive else "–"
-    return [here.claim.number, here.claim.text, *(MARKS[verdict.text] for verdict in verdicts), held, *cells, paper]
+def _line(verdict: Verdict) -> list[str]:
+    """Return the row of a claim on the page of verdicts."""
+    decisive, claim = verdict.decisive, verdict.claim
+    text = claim.text if claim.beyond else f"{claim.text} ({claim.source})"
+    if decisive is None:
+        return [claim.number, text, f"**{verdict.text}**", "–", verdict.reason]
+    prompts = f", {decisive.prompts}" if decisive.prompts != ALL else ""
+    pair = f"{decisive.ours.label} against {decisive.theirs.label} (Table {_table(decisive)}{prompts})"
+    shown = f"{decisive.column.title} {_gives(decisive)}: {pair}"
+    return [claim.number, text, f"**{verdict.text}**", f"{verdict.count(HOLDS)} of {verdict.count()}", shown]
 
 
 def _check_lines(results: Iterable[Result]) -> list[list[str]]:
@@ -134,8 +132,8 @@ def _count_lines(results: Sequence[Result]) -> list[list[str]]:
 
 def _section(verdict: Verdict) -> str:
     claim = verdict.claim
-    text = f"### {claim.number}. {claim.text}\n\n{claim.source}. Here: {MARKS[verdict.text]}"
-    text += f" ({verdict.reason}).\n" if verdict.reason else f", {verdict.count('holds')} of {verdict.count()} hold.\n"
+    text = f"### {claim.number}. {claim.text}\n\n{claim.source}. Here: **{verdict.text}**"
+    text += f" ({verdict.reason}).\n" if verdict.reason else f", {verdict.count(HOLDS)} of {verdict.count()} hold.\n"
     bounds = {(check.expect, check.bound): check.why for check in claim.check if check.why}
     notes = [f"*{expect.capitalize()}* ({bound:g}): {why}" for (expect, bound), why in bounds.items()]
     text += "\n" + "".join(f"- {note}\n" for note in (claim.note, *notes) if note)
@@ -146,23 +144,31 @@ def _section(verdict: Verdict) -> str:
     return text
 
 
-def markdown(by_profile: dict[str, list[Verdict]]) -> str:
-    here = next(iter(by_profile.values()))
-    headers = ["#", "Claim", *(f"{profile} profile".capitalize() for profile in by_profile), *SUMMARY]
-    parts = [f"# {TITLE}\n{TEXT}"]
-    for beyond, heading in ((False, ""), (True, f"{BEYOND}\n")):
-        claims = [same for same in zip(*by_profile.values(), strict=True) if same[0].claim.beyond == beyond]
-        holds, fails, neither = (sum(same[0].text == text for same in claims) for text in MARKS)
-        counts = f"**{holds} hold, {fails} do not, {neither} not testable**"
-        if claims:
-            parts += [f"{heading}Of {len(claims)} claims, on the embedded profile: {counts}.\n"]
-            parts += [grid(map(_line, claims), headers, set(headers) - RIGHT) + "\n"]
-    parts.append("\n".join(f"- {note}" for note in NOTES) + "\n")
+def page(by_profile: Mapping[str, Sequence[Verdict]]) -> str:
+    """Return the page of verdicts: a line a claim, those of the paper apart from this project's."""
+    parts = [TEXT.strip()]
     for profile, verdicts in by_profile.items():
-        measured = any(result.outcome != "missing" for verdict in verdicts for result in verdict.results)
-        if verdicts is here or measured:
-            parts += [f"## What each claim rests on, {profile} profile\n", *map(_section, verdicts)]
+        for beyond, heading in HEADINGS.items():
+            claims = [verdict for verdict in verdicts if verdict.claim.beyond == beyond]
+            counts = Counter(verdict.text for verdict in claims)
+            counted = ", ".join(f"{text} {counts[text]}" for text in (*reversed(DECIDING), UNTESTABLE) if counts[text])
+            if claims:
+                parts += [heading + _aside(profile), f"{len(claims)} claims: **{counted}**."]
+                parts += [FEW_STEPS_WARNING] * beyond
+                parts.append(grid(map(_line, claims), SUMMARY, set(SUMMARY) - RIGHT))
+    return "\n\n".join(parts) + "\n"
+
+
+def evidence(by_profile: Mapping[str, Sequence[Verdict]]) -> str:
+    """Return the page of what each claim rests on."""
+    parts = ["# What each claim rests on\n", "\n".join(f"- {note}" for note in NOTES) + "\n"]
+    for profile, verdicts in by_profile.items():
+        parts += [f"## Claim by claim{_aside(profile)}\n", *map(_section, verdicts)]
     return "\n".join(parts)
+
+
+def _aside(profile: str) -> str:
+    return "" if profile == DEFAULT else f", {profile} profile"
 
 
 def _comparisons(verdicts: Iterable[Verdict]) -> list[dict[str, object]]:
@@ -203,7 +209,7 @@ def _claims(verdicts: Iterable[Verdict]) -> list[dict[str, object]]:
                 "source": verdict.claim.source,
                 "profile": verdict.profile,
                 "verdict": verdict.text,
-                **{outcome: verdict.count(outcome) for outcome in ("holds", "fails", "undecided", "missing")},
+                **{outcome: verdict.count(outcome) for outcome in (*DECIDING, MISSING)},
                 **{f"decided_by_{name}": decisive.get(name) for name in DECISIVE},
                 "reason": verdict.reason,
             }
@@ -212,15 +218,22 @@ def _claims(verdicts: Iterable[Verdict]) -> list[dict[str, object]]:
 
 
 def render_claims(folder: Path, path: Path = CLAIMS) -> dict[str, str]:
-    """Return the texts of the ledger's three files by name, from the records in `folder`."""
+    """Return the texts of the ledger's files by name, from the records in `folder`.
+
+    A profile that has measured nothing is left out, except for the default one.
+    """
     claims = load_claims(path)
     by_profile: dict[str, list[Verdict]] = {}
     for profile in (name for name, each in PROFILES.items() if not each.unscored):
-        evidence = Evidence(folder, profile)
-        by_profile[profile] = [verdict_of(evidence, claim) for claim in claims]
+        records = Evidence(folder, profile)
+        verdicts = [verdict_of(records, claim) for claim in claims]
+        measured = any(result.outcome != MISSING for verdict in verdicts for result in verdict.results)
+        if profile == DEFAULT or measured:
+            by_profile[profile] = verdicts
     rows = [verdict for same in zip(*by_profile.values(), strict=True) for verdict in same]
     return {
-        f"{LEDGER}.md": markdown(by_profile),
+        f"{LEDGER}.md": page(by_profile),
+        EVIDENCE: evidence(by_profile),
         f"{LEDGER}.csv": csv_text(_claims(rows)),
         f"{LEDGER}_comparisons.csv": csv_text(_comparisons(rows)),
     }

@@ -16,11 +16,14 @@ from tables.claims.claims import DIFFERENCES, Check, Claim, checks
 from tables.load import columns, load_paper, load_records, load_table, paper_value
 from tables.spec import Column, Dataset, Row, Table
 
-HOLDS, FAILS, UNTESTABLE = "holds here", "does not hold here", "not testable here"
-VERDICTS = {"fails": FAILS, "undecided": UNTESTABLE, "holds": HOLDS}  # the first outcome that any check has decides
+HOLDS, CONTRADICTED, UNDECIDED = "holds", "contradicted", "undecided"
+MISSING = "missing"
+UNTESTABLE = "cannot be tested here"
+DECIDING = (CONTRADICTED, UNDECIDED, HOLDS)
+"""The outcomes of checks. The first one that any check of a claim has is the claim's verdict."""
 WORDS = {
-    "not worse": {"holds": "within the margin", "fails": "beyond the margin"},
-    "collapses": {"holds": "collapses", "fails": "no collapse"},
+    "not worse": {HOLDS: "within the margin", CONTRADICTED: "beyond the margin"},
+    "collapses": {HOLDS: "collapses", CONTRADICTED: "no collapse"},
 }
 
 
@@ -34,8 +37,8 @@ class Result:
     theirs: Row
     dataset: Dataset
     column: Column
-    outcome: str = "missing"
-    """What came out: "holds", "fails", "undecided" or "missing"."""
+    outcome: str = MISSING
+    """What came out: one of `DECIDING`, or `MISSING`."""
     word: str = ""
     """The outcome in the words of the check, such as "no difference"."""
     reason: str = ""
@@ -72,7 +75,7 @@ class Verdict:
     claim: Claim
     profile: str
     text: str
-    """One of `VERDICTS`."""
+    """One of `DECIDING`, or `UNTESTABLE`."""
     results: tuple[Result, ...]
     decisive: Result | None = None
     """The result with the least slack among those that gave the verdict; None if a result is missing."""
@@ -109,9 +112,9 @@ class Evidence:
 
 
 def decide(low: float, high: float, bound: float, above: bool) -> str:
-    """Return "holds" or "fails" if the whole interval is on one side of the bound, else "undecided"."""
+    """Return whether the whole interval "holds" or is "contradicted" on one side of the bound, else "undecided"."""
     inside, outside = (low >= bound, high < bound) if above else (high <= bound, low > bound)
-    return "holds" if inside else "fails" if outside else "undecided"
+    return HOLDS if inside else CONTRADICTED if outside else UNDECIDED
 
 
 def _difference(result: Result, ours: Sequence[Record], theirs: Sequence[Record]) -> Result:
@@ -124,7 +127,7 @@ def _difference(result: Result, ours: Sequence[Record], theirs: Sequence[Record]
     limit = -check.bound * scale
     if check.expect == "better":
         word = d.verdict(column.direction)
-        outcome = "holds" if word == "better" else "fails"
+        outcome = {"better": HOLDS, "worse": CONTRADICTED}.get(word, UNDECIDED)
     else:
         outcome = decide(low, high, limit, above=check.expect == "not worse")
         word = WORDS[check.expect].get(outcome, "the interval includes the bound")
@@ -145,7 +148,7 @@ def _ratio(result: Result, ours: Sequence[Record], theirs: Sequence[Record]) -> 
     above = check.expect == "at least"
     outcome = decide(*ends, check.bound, above)
     asked = f"{check.expect} {check.bound:g}"
-    words = {"holds": asked, "fails": f"not {asked}", "undecided": "the quartiles include the bound"}
+    words = {HOLDS: asked, CONTRADICTED: f"not {asked}", UNDECIDED: "the quartiles include the bound"}
     slack = (ends[0] - check.bound if above else check.bound - ends[1]) / check.bound
     prompts = dataset if metric in ours[0].metrics.get(dataset, {}) else ALL
     numbers = {"slack": slack, "value": value, "low": low, "high": high}
@@ -200,14 +203,13 @@ def _why_missing(results: Sequence[Result]) -> str:
 def verdict_of(evidence: Evidence, claim: Claim) -> Verdict:
     """Return the verdict on a claim.
 
-    The claim cannot be tested if a record is missing. Otherwise it does not hold if a result fails; it cannot be tested
-    if an interval includes its bound; else it holds.
+    The claim cannot be tested if a record is missing. Otherwise one result that contradicts it decides, then one whose
+    interval includes the bound and leaves it undecided; else it holds.
     """
     results = tuple(_results(evidence, claim))
     deciding = [result for result in results if not result.check.beside]
-    if missing := [result for result in deciding if result.outcome == "missing"]:
+    if missing := [result for result in deciding if result.outcome == MISSING]:
         return Verdict(claim, evidence.profile, UNTESTABLE, results, reason=_why_missing(missing))
-    outcome = next(outcome for outcome in VERDICTS if outcome in {result.outcome for result in deciding})
+    outcome = next(outcome for outcome in DECIDING if outcome in {result.outcome for result in deciding})
     decisive = min((result for result in deciding if result.outcome == outcome), key=lambda result: result.slack)
-    reason = decisive.word if outcome == "undecided" else ""
-    return Verdict(claim, evidence.profile, VERDICTS[outcome], results, decisive, reason)
+    return Verdict(claim, evidence.profile, outcome, results, decisive, decisive.word if outcome == UNDECIDED else "")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from pathlib import Path
 
 import numpy as np
@@ -80,9 +81,9 @@ def words(found: Verdict) -> set[str]:
 @pytest.mark.parametrize(
     ("score", "text", "word"),
     [
-        (59.9, "holds here", "better"),
-        (58.0, "does not hold here", "worse"),
-        (59.0, "does not hold here", "no difference"),
+        (59.9, "holds", "better"),
+        (58.0, "contradicted", "worse"),
+        (59.0, "undecided", "no difference"),
     ],
 )
 def test_better_needs_an_interval_above_zero(folder, score, text, word):
@@ -95,9 +96,9 @@ def test_better_needs_an_interval_above_zero(folder, score, text, word):
 @pytest.mark.parametrize(
     ("loss", "text", "word"),
     [
-        (0.3, "holds here", "within the margin"),
-        (0.9, "does not hold here", "beyond the margin"),
-        (0.6, "not testable here", "the interval includes the bound"),
+        (0.3, "holds", "within the margin"),
+        (0.9, "contradicted", "beyond the margin"),
+        (0.6, "undecided", "the interval includes the bound"),
     ],
 )
 def test_no_worse_needs_an_interval_within_the_margin(folder, loss, text, word):
@@ -108,7 +109,7 @@ def test_no_worse_needs_an_interval_within_the_margin(folder, loss, text, word):
 
 @pytest.mark.parametrize(
     ("score", "text"),
-    [(30, "holds here"), (50, "does not hold here"), (42, "not testable here"), (61, "does not hold here")],
+    [(30, "holds"), (50, "contradicted"), (42, "undecided"), (61, "contradicted")],
 )
 def test_a_collapse_loses_at_least_the_stated_share(folder, score, text):
     write(folder, "plms-skip2-omit", clip_score=score)
@@ -117,18 +118,18 @@ def test_a_collapse_loses_at_least_the_stated_share(folder, score, text):
 
 def test_a_ratio_is_held_against_its_bound_and_flips_with_the_record(folder):
     found = verdict(folder, FEWER)
-    assert found.text == "holds here" and len(found.results) == 1  # once, not for each prompt set
+    assert found.text == "holds" and len(found.results) == 1  # once, not for each prompt set
     assert (found.decisive.value, found.decisive.prompts, found.decisive.effect) == (0.4, "all", None)
-    assert verdict(folder, FEWER | {"expect": "at least"}).text == "does not hold here"
+    assert verdict(folder, FEWER | {"expect": "at least"}).text == "contradicted"
     write(folder, "ours-0.80", clip_score=59.9, macs_full=1.5)
-    assert verdict(folder, FEWER).text == "does not hold here"
+    assert verdict(folder, FEWER).text == "contradicted"
 
 
 def test_quartiles_across_the_bound_leave_a_ratio_open(folder):
     dense = {"value": 1.0, "low": 1.0, "high": 1.0}
     write(folder, "plms-50", clip_score=60, speedup_end_to_end=dense)
     check = MARGIN | {"metrics": ["speedup_end_to_end"], "expect": "at most", "bound": 1.1}
-    for high, text in ((1.08, "holds here"), (1.2, "not testable here")):
+    for high, text in ((1.08, "holds"), (1.2, "undecided")):
         write(folder, "ours-0.80", speedup_end_to_end={"value": 1.01, "low": 0.9, "high": high})
         found = verdict(folder, check)
         assert (found.text, found.decisive.high) == (text, pytest.approx(high))
@@ -138,50 +139,50 @@ def test_the_side_of_a_bound_counts_with_its_ends():
     assert [decide(0.1, 0.2, 0.1, True), decide(0.0, 0.2, 0.1, True), decide(0.0, 0.09, 0.1, True)] == [
         "holds",
         "undecided",
-        "fails",
+        "contradicted",
     ]
     assert [decide(0.0, 0.1, 0.1, False), decide(0.0, 0.2, 0.1, False), decide(0.11, 0.2, 0.1, False)] == [
         "holds",
         "undecided",
-        "fails",
+        "contradicted",
     ]
 
 
 def test_a_claim_needs_all_its_checks_and_a_check_beside_decides_nothing(folder):
-    assert verdict(folder, BETTER, MARGIN, FEWER).text == "holds here"
+    assert verdict(folder, BETTER, MARGIN, FEWER).text == "holds"
     wrong = FEWER | {"bound": 0.1}
     found = verdict(folder, BETTER, MARGIN, wrong)
-    assert found.text == "does not hold here" and found.decisive.column.key == "macs_full"
+    assert found.text == "contradicted" and found.decisive.column.key == "macs_full"
     assert (found.count("holds"), found.count()) == (4, 5)
-    assert verdict(folder, BETTER, wrong | {"beside": True}).text == "holds here"
+    assert verdict(folder, BETTER, wrong | {"beside": True}).text == "holds"
 
 
 def test_one_failure_outweighs_an_open_margin(folder):
     write(folder, "ours-0.80", clip_score=59.4)
-    assert verdict(folder, MARGIN).text == "not testable here"
-    assert verdict(folder, MARGIN, BETTER | {"theirs": ["plms-50"]}).text == "does not hold here"
+    assert verdict(folder, MARGIN).text == "undecided"
+    assert verdict(folder, MARGIN, BETTER | {"theirs": ["plms-50"]}).text == "contradicted"
 
 
 def test_the_comparison_that_decides_is_the_one_nearest_to_failing_or_farthest_out(folder):
     write(folder, "plms-15", clip_score=59.5)
     found = verdict(folder, BETTER | {"theirs": ["deepcache-5", "plms-15"]})
-    assert found.text == "holds here" and found.decisive.theirs.run == "plms-15"
+    assert found.text == "holds" and found.decisive.theirs.run == "plms-15"
     write(folder, "ours-0.80", clip_score=55)
     found = verdict(folder, BETTER | {"theirs": ["deepcache-5", "plms-15"]})
-    assert found.text == "does not hold here" and found.decisive.theirs.run == "plms-15"
+    assert found.text == "contradicted" and found.decisive.theirs.run == "plms-15"
 
 
 def test_a_missing_record_is_named_with_the_session_that_makes_it(folder):
     next(folder.glob("deepcache-5-*")).unlink()
     found = verdict(folder, BETTER, MARGIN)
-    assert (found.text, found.decisive) == ("not testable here", None)
+    assert (found.text, found.decisive) == ("cannot be tested here", None)
     assert found.reason == "no record of deepcache-5: not measured yet, run `nox -s reproduce-table1`"
-    assert verdict(folder, MARGIN, BETTER | {"beside": True}).text == "holds here"  # it decides nothing
+    assert verdict(folder, MARGIN, BETTER | {"beside": True}).text == "holds"  # it decides nothing
 
 
 def test_a_metric_that_a_record_does_not_hold_is_missing(folder):
     found = verdict(folder, BETTER | {"metrics": ["psnr"]})
-    assert found.text == "not testable here" and found.reason == "psnr of ours-0.80: not measured here"
+    assert found.text == "cannot be tested here" and found.reason == "psnr of ours-0.80: not measured here"
 
 
 def test_rows_of_several_seeds_are_compared_over_their_means(folder):
@@ -195,16 +196,16 @@ def test_rows_of_several_seeds_are_compared_over_their_means(folder):
         return verdict(folder, SEEDS)
 
     found = scores([59.0, 59.1, 59.2], [57.0, 57.1, 57.2])
-    assert found.text == "holds here"
+    assert found.text == "holds"
     assert (found.decisive.n, found.decisive.over) == (3, "seeds")
     assert found.decisive.ours_value == pytest.approx(59.1, abs=1e-3)
     # The same mean difference inside the spread of the seeds is none.
     spread = scores([55.0, 59.1, 63.2], [53.0, 57.1, 61.2])
     assert spread.decisive.value == pytest.approx(found.decisive.value, abs=1e-3)
-    assert (spread.text, words(spread)) == ("does not hold here", {"no difference"})
+    assert (spread.text, words(spread)) == ("undecided", {"no difference"})
     next(folder.glob("loss-l1-seed2-*")).unlink()
     partial = verdict(folder, SEEDS)
-    assert partial.text == "not testable here" and "no record of loss-l1-seed2: not measured" in partial.reason
+    assert partial.text == "cannot be tested here" and "no record of loss-l1-seed2: not measured" in partial.reason
 
 
 def test_controls_stand_for_every_pruned_row_and_a_pair_of_two_tables_comes_once():
@@ -236,7 +237,7 @@ def test_a_group_of_controls_stands_for_its_runs(folder):
     check = BETTER | {"ours": "plus-0.95", "group": "few steps", "metrics": ["psnr"]}
     del check["theirs"]
     found = verdict(folder, check)
-    assert (found.text, found.count(), found.decisive.theirs.run) == ("holds here", 8, "dpm-3")
+    assert (found.text, found.count(), found.decisive.theirs.run) == ("holds", 8, "dpm-3")
     with pytest.raises(DipgoError, match="unknown group of controls 'fewer steps'; did you mean few steps"):
         verdict(folder, check | {"group": "fewer steps"})
     with pytest.raises(DipgoError, match="claim 1: a check names runs in `theirs` or a `group`"):
@@ -259,23 +260,24 @@ def test_what_goes_beyond_the_paper_stands_below_its_claims(folder):
     path.write_text(CLAIM + toml(BETTER) + "\n" + CLAIM.replace("1", "2") + "beyond = true\n" + toml(MARGIN), "utf-8")
     text = render_claims(folder, path)["claims.md"]
     first, second = text.split("## Beyond the paper")
-    assert "Of 1 claims, on the embedded profile: **1 hold" in first and "\n| 1 " in first and "\n| 2 " not in first
-    assert "\n| 2 " in second.split("## What each claim rests on")[0]
+    assert "1 claims: **holds 1**" in first and "\n| 1 " in first and "\n| 2 " not in first
+    assert "\n| 2 " in second
 
 
 def test_records_of_the_paper_profile_have_a_verdict_of_their_own(folder):
     assert verdict(folder, BETTER, profile="paper").reason.endswith("none in the paper profile")
-    claims, heading = folder.parent / "claims.toml", "## What each claim rests on, paper profile"
-    assert heading not in render_claims(folder, claims)["claims.md"]
+    claims, heading = folder.parent / "claims.toml", "## Claim by claim, paper profile"
+    assert heading not in render_claims(folder, claims)["claims_evidence.md"]
     for run, score in (("plms-50", 30.0), ("ours-0.80", 29.0), ("deepcache-5", 30.0)):
         write(folder / "paper", run, profile="paper", clip_score=score)
     found = [verdict(folder, BETTER, profile=profile) for profile in ("embedded", "paper")]
-    assert [each.text for each in found] == ["holds here", "does not hold here"]
+    assert [each.text for each in found] == ["holds", "contradicted"]
     assert [[result.prompts for result in each.results] for each in found] == [
         ["seen", "held-out"],
         ["parti", "coco"],
     ]
-    assert heading in render_claims(folder, claims)["claims.md"]
+    files = render_claims(folder, claims)
+    assert heading in files["claims_evidence.md"] and "## Claims of the paper, paper profile" in files["claims.md"]
 
 
 def test_the_ledger_shows_both_values_the_interval_and_what_the_paper_prints(folder):
@@ -283,15 +285,18 @@ def test_the_ledger_shows_both_values_the_interval_and_what_the_paper_prints(fol
     files = render_claims(folder, folder.parent / "claims.toml")
     row = next(line for line in files["claims.md"].split("\n") if line.startswith("| 1 "))
     cells = [cell.strip() for cell in row.strip("|").split("|")]
-    assert cells[1:5] == ["It works", "**holds here**", "not testable here", "4 of 4"]
-    assert cells[5] == "CLIP score 59.90 / 60.00: Ours (w/ Pruned-0.80) against PLMS - 50 steps (Table 1, seen)"
-    assert cells[6].startswith("−0.10 [−0.1") and "; d = −" in cells[6]
-    assert cells[7] == "*CLIP 29.51 / 29.51*"
+    assert cells[1].startswith("It works (") and cells[2:4] == ["**holds**", "4 of 4"]
+    assert re.fullmatch(
+        r"CLIP score −0\.10 \[−0\.1\d, −0\.0\d\]: Ours \(w/ Pruned-0\.80\) against PLMS - 50 steps \(Table 1, seen\)",
+        cells[4],
+    )
+    section = files["claims_evidence.md"].split("### 1. ")[1]
+    assert "| 59.90 / 60.00 |" in section and "*CLIP 29.51 / 29.51*" in section
     claims = pd.read_csv(io.StringIO(files["claims.csv"]))
-    assert list(claims["profile"]) == ["embedded", "paper"] and list(claims["holds"]) == [4, 0]
+    assert list(claims["profile"]) == ["embedded"] and list(claims["holds"]) == [4]
     rows = pd.read_csv(io.StringIO(files["claims_comparisons.csv"]))
-    here = rows[rows["profile"] == "embedded"].set_index(["theirs", "dataset"]).sort_index()
-    assert len(here) == 4 and set(rows["outcome"]) == {"holds", "missing"}
+    here = rows.set_index(["theirs", "dataset"]).sort_index()
+    assert len(here) == 4 and set(rows["outcome"]) == {"holds"}
     cell = here.loc[("deepcache-5", "held-out")]
     assert (cell["paper_ours"], cell["paper_theirs"], cell["n"], cell["macs_ratio"]) == (30.29, 30.23, IMAGES, 0.4)
     assert cell["low"] < cell["value"] < cell["high"] and cell["value"] == pytest.approx(0.9, abs=1e-3)
@@ -319,7 +324,7 @@ def test_the_same_records_give_the_same_bytes_and_a_check_names_a_stale_line(fol
         ({"expect": "at most", "bound": 1.0}, "needs a bound above 0 and its reason"),
         ({"expect": "at most", "why": "because"}, "needs a bound above 0 and its reason"),
         ({"printed": "fid"}, "unknown paper metric 'fid'"),
-        ({"verdict": "holds here"}, "unknown field 'verdict'"),
+        ({"verdict": "holds"}, "unknown field 'verdict'"),
     ],
 )
 def test_a_bad_check_is_named_with_its_claim(folder, change, message):
