@@ -14,6 +14,7 @@ nox -s render -- --check                       only say whether a rendered file 
 from __future__ import annotations
 
 import argparse
+import shutil
 import sys
 from pathlib import Path
 
@@ -24,7 +25,7 @@ nox.needs_version = ">=2024.4.15"
 
 ROOT = Path(__file__).parent
 ENVIRONMENT = ROOT / ".nox" / "suite"
-GROUPS = ("suite", "tests", "lint")
+GROUPS = ("suite", "tests", "lint", "docs")
 TABLES = sorted(path.stem for path in (ROOT / "benchmarks" / "suites").glob("table*.toml"))
 SOME_ROWS_ABSENT = 3  # the exit status of `python -m benchmarks run` if some values could not be measured
 
@@ -119,6 +120,22 @@ def fetch(session: nox.Session) -> None:
 def drift(session: nox.Session) -> None:
     """Compare the zoo's pictures and scores with the stored ones. `-- --update --reason TEXT` stores new ones."""
     run(session, "benchmarks", "drift", *session.posargs)
+
+
+PAGES = ("README.md", "docs/*.md", "tables/out/*", "baselines/*.py", "benchmarks/zoo/README.md", "benchmarks/zoo/*.png")
+"""What the documentation shows, and what its pages link to."""
+
+
+@nox.session(venv_backend="none")
+def docs(session: nox.Session) -> None:
+    """Build the documentation into build/site; a broken link is an error."""
+    pages = ROOT / "build" / "pages"
+    shutil.rmtree(pages, ignore_errors=True)
+    for path in (path for pattern in PAGES for path in ROOT.glob(pattern) if path.is_file()):
+        copy = pages / path.relative_to(ROOT)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, copy)
+    run(session, "mkdocs", "build", "--strict", "--config-file", "docs/mkdocs.yml")
 
 
 @nox.session(venv_backend="none")

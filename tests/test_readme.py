@@ -11,20 +11,41 @@ from benchmarks import ROOT
 from dipgo import FAMILIES, Diffusion, Inputs, Sampler, Schedule, family_of, gated, initial_noise, rollout, trace_graph
 from tests.conftest import SD_SCHEDULER
 
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
 
 def block_with(text: str) -> str:
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    """Return the block of Python code that holds a text."""
+    blocks = (block for page in PAGES for block in re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL))
     return next(block for block in blocks if text in block)
 
 
-def test_the_example_runs(monkeypatch, capsys):
+def test_the_pipeline_of_the_readme_is_accelerated_in_a_few_lines(tmp_path, monkeypatch, capsys):
+    (tmp_path / "benchmarks").symlink_to(ROOT / "benchmarks")
+    monkeypatch.chdir(tmp_path)
+    code = block_with("dipgo.learn(")
+    exec(
+        compile(code.replace('"num_inference_steps": 20', '"num_inference_steps": 8'), "README.md", "exec"), names := {}
+    )
+    assert names["recipe"].schedule.calls == 9 and len(names["images"]) == 1  # PLMS calls twice at its second timestep
+    assert (tmp_path / "my-recipe" / "dipgo_recipe.json").is_file() and "calls" in capsys.readouterr().out
+
+
+def test_a_schedule_made_by_hand_runs(monkeypatch, capsys):
     monkeypatch.chdir(ROOT)
     names: dict = {}
-    exec(compile(block_with("gated("), "README.md", "exec"), names)
+    exec(compile(block_with("gated("), "library.md", "exec"), names)
     ratio, share = map(float, capsys.readouterr().out.split())
     assert 0.4 < ratio < 0.5 and share == 1
     assert torch.isfinite(names["latents"]).all()
     assert names["trace"].ran.sum() == 26
+
+
+def test_the_readme_is_short_and_every_link_of_the_pages_leads_to_a_file():
+    assert len(PAGES[0].read_text().split()) <= 900
+    for page in PAGES:
+        for link in re.findall(r"\]\((.*?)\)", page.read_text()):
+            assert link.startswith("http") or (page.parent / link.partition("#")[0]).exists(), f"{page.name}: {link}"
 
 
 @pytest.mark.parametrize("unit", ["output", "delta"])

@@ -259,7 +259,7 @@ def test_what_goes_beyond_the_paper_stands_below_its_claims(folder):
     path = folder.parent / "claims.toml"
     path.write_text(CLAIM + toml(BETTER) + "\n" + CLAIM.replace("1", "2") + "beyond = true\n" + toml(MARGIN), "utf-8")
     text = render_claims(folder, path)["claims.md"]
-    first, second = text.split("## Beyond the paper")
+    first, second = text.split("## Claims of this project")
     assert "1 claims: **holds 1**" in first and "\n| 1 " in first and "\n| 2 " not in first
     assert "\n| 2 " in second
 
