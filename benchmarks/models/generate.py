@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -50,43 +51,44 @@ def sample(model: Model, plan: Plan, captions: Sequence[str], seeds: Sequence[in
     return model.decode(latents)
 
 
-def generate(
-    model: Model,
-    plan: Plan,
-    captions: Sequence[str],
-    folder: Path,
-    *,
-    seeds: Sequence[int],
-    guidance: float,
-    batch: int,
-    title: str,
-    part: slice = slice(None),
-) -> list[Path]:
-    """Make the pictures that a folder lacks, and return the paths of all.
+@dataclass(frozen=True)
+class Pictures:
+    """Pictures on the disk, made or to be made: one for each caption and seed."""
 
-    captions, seeds: one of each for a picture.
-    folder: holds the pictures, in the order of the captions.
-    batch: how many pictures are made at once.
-    title: what the progress bar says.
-    part: the pictures that are made, when several processes share the work.
-    """
-    paths = image_paths(folder, len(captions))
-    folder.mkdir(parents=True, exist_ok=True)
-    wanted = range(len(paths))[part]
-    missing = {index for index in wanted if not paths[index].exists()}
-    with tqdm(total=len(missing), desc=title, unit="image", disable=not missing) as progress:
-        for start in range(0, len(wanted), batch):
-            # Whole batches, also where a run goes on: rounding depends on what else a batch holds.
-            indices = wanted[start : start + batch]
-            lacking = missing.intersection(indices)
-            if not lacking:
-                continue
-            images = sample(model, plan, [captions[i] for i in indices], [seeds[i] for i in indices], guidance)
-            for index, image in zip(indices, images, strict=True):
-                if index in lacking:
-                    _write_png(paths[index], image)
-            progress.update(len(lacking))
-    return paths
+    folder: Path
+    """Holds the pictures, in the order of the captions."""
+    captions: Sequence[str]
+    seeds: Sequence[int]
+    """The seed of the noise of each picture."""
+    guidance: float
+    batch: int
+    """How many pictures are made at once."""
+    title: str
+    """What the progress bar says."""
+
+    def make(self, model: Model, plan: Plan, part: slice = slice(None)) -> list[Path]:
+        """Make the pictures that the folder lacks, and return the paths of all.
+
+        part: the pictures that are made, when several processes share the work.
+        """
+        paths = image_paths(self.folder, len(self.captions))
+        self.folder.mkdir(parents=True, exist_ok=True)
+        wanted = range(len(paths))[part]
+        missing = {index for index in wanted if not paths[index].exists()}
+        with tqdm(total=len(missing), desc=self.title, unit="image", disable=not missing) as progress:
+            for start in range(0, len(wanted), self.batch):
+                # Whole batches, also where a run goes on: rounding depends on what else a batch holds.
+                indices = wanted[start : start + self.batch]
+                lacking = missing.intersection(indices)
+                if not lacking:
+                    continue
+                captions, seeds = ([given[index] for index in indices] for given in (self.captions, self.seeds))
+                images = sample(model, plan, captions, seeds, self.guidance)
+                for index, image in zip(indices, images, strict=True):
+                    if index in lacking:
+                        _write_png(paths[index], image)
+                progress.update(len(lacking))
+        return paths
 
 
 def _write_png(path: Path, image: torch.Tensor) -> None:

@@ -25,7 +25,7 @@ class Costs:
 
 
 def costs_of(spec: RunSpec, plan: Plan, workspace: Path) -> Costs:
-    """Return what a run's preparations cost. Seconds of several add up; of their peaks of memory the highest counts.
+    """Return what the preparations of a run cost: the sum of their seconds, and the highest of their peaks of memory.
 
     A run that asks for the metric "search" also says the loss of its schedule on the calibration pictures. A pruner is
     what the searches are compared with, so its seconds of training stand for those of a search.

@@ -25,7 +25,10 @@ from dipgo.errors import DipgoError
 # other style is the same emoji for 48 % of them at 64, 62 % at 128 and 66 % at 224 (three times the pixels).
 EFFLITE0_SIZE = 128
 INCEPTION_SIZE = 299
-CROP = 512  # sides of the real pictures in the paper's FID
+CROP = 512
+"""The width and height of the real pictures in the paper's FID."""
+BATCH = 16
+"""How many pictures the network sees at once. On a CPU few are faster."""
 
 Pixels = Callable[[np.ndarray], np.ndarray]
 
@@ -81,7 +84,6 @@ def features(
     folder: Path | None = None,
     *,
     real: bool = False,
-    batch: int = 16,
     device: str = "cpu",
     progress: bool = True,
 ) -> np.ndarray:
@@ -90,7 +92,6 @@ def features(
     pictures: a folder, whose pictures are taken sorted by path, or paths, which keep their order.
     folder: holds the weight file of the protocol's network.
     real: whether the pictures are real ones, which the protocol may crop.
-    batch: pictures that the network sees at once. On a CPU few are faster.
 
     Raises a `DipgoError` for a missing or empty folder, and one that names a broken network or picture.
     """
@@ -100,8 +101,8 @@ def features(
     network = protocol.network(protocol.weight_file(folder), device)
     crop = protocol.crop if real and protocol.crop else np.asarray
     found = []
-    for start in tqdm(range(0, len(paths), batch), desc="features", disable=not progress):
-        pixels = [protocol.resize(crop(np.array(read(path)))) for path in paths[start : start + batch]]
+    for start in tqdm(range(0, len(paths), BATCH), desc="features", disable=not progress):
+        pixels = [protocol.resize(crop(np.array(read(path)))) for path in paths[start : start + BATCH]]
         pixels = torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2).contiguous()
         found.append(network(pixels.to(device)).cpu().numpy())
     return np.concatenate(found)

@@ -64,7 +64,7 @@ class Inputs:
 
 @dataclass(frozen=True)
 class Batch:
-    """Some of the pictures, by their rows, with what several metrics share. Its metrics return one value a picture."""
+    """Some of the pictures, with what several metrics share. Each metric is a method that returns a value a picture."""
 
     given: Inputs
     rows: Sequence[int]

@@ -11,7 +11,7 @@ from time import perf_counter
 from baselines import Plan
 from benchmarks.machine.shards import ALONE, Shards, shards
 from benchmarks.models import model as models
-from benchmarks.models.generate import generate, image_paths, noise_seeds
+from benchmarks.models.generate import Pictures, image_paths, noise_seeds
 from benchmarks.prepare.kept import preparations
 from benchmarks.prepare.studio import RunStudio
 from benchmarks.quality import score as quality
@@ -63,17 +63,9 @@ def unscored(spec: RunSpec) -> dict[str, str]:
 def draw(task: Task, part: slice = slice(None)) -> list[Path]:
     """Make a task's pictures, or a part of them; return the paths of all."""
     spec, captions = task.spec, captions_of(task.spec, task.prompts)
-    return generate(
-        models.load(spec),
-        task.plan,
-        captions,
-        task.folder / task.prompts,
-        seeds=noise_seeds(spec, len(captions)),
-        guidance=spec.guidance,
-        batch=task.batch,
-        title=f"{spec.id}, {task.prompts}",
-        part=part,
-    )
+    seeds, title = noise_seeds(spec, len(captions)), f"{spec.id}, {task.prompts}"
+    pictures = Pictures(task.folder / task.prompts, captions, seeds, spec.guidance, task.batch, title)
+    return pictures.make(models.load(spec), task.plan, part)
 
 
 def score(task: Task) -> None:

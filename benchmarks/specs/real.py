@@ -1,4 +1,4 @@
-"""Where real pictures lie that generated ones are compared with. No torch: `benchmarks.quality.real` reads them."""
+"""Names the real pictures that generated ones are compared with. No torch: `benchmarks.quality.real` reads them."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ import torch
 from diffusers import StableDiffusionPipeline
 
 from benchmarks.machine.provenance import ROOT
-from benchmarks.models.generate import generate
+from benchmarks.models.generate import Pictures
 from benchmarks.models.shapes import without_weights
 from benchmarks.specs import record
 from benchmarks.speed.cases import CAPTION, GUIDANCE, Case, zoo
@@ -56,15 +56,14 @@ def test_table_rendered(timed, tmp_path):
 
 @pytest.mark.benchmark(group="harness: pictures on disk, in turn with the stock pipeline's")
 def test_pictures_made_by_the_suite(timed, benchmark, tmp_path):
-    """`own_time` is the suite's seconds / those of diffusers' pipeline for as many pictures in one batch."""
+    """Time pictures of the suite. `own_time` is its seconds / those of diffusers' pipeline for the same batch."""
     case, folders = zoo("emoji-sd"), (tmp_path / str(number) for number in itertools.count())
     stock = stock_pipeline(case)
     captions, seeds = [CAPTION] * PICTURES, picture_seeds(0, range(PICTURES))
     plan = case.plan("dense")
 
     def ours() -> list[Path]:
-        settings = {"seeds": seeds, "guidance": GUIDANCE, "batch": PICTURES, "title": "benchmark"}
-        return generate(case.model, plan, captions, next(folders), **settings)
+        return Pictures(next(folders), captions, seeds, GUIDANCE, PICTURES, "benchmark").make(case.model, plan)
 
     def theirs() -> None:
         folder = next(folders)

@@ -1,7 +1,7 @@
 """The prompt sets of the paper profile, read from files as they are published. Nothing here downloads.
 
-PartiPrompts and COCO are the paper's evaluation sets. DiffusionDB holds its training prompts (section 4.1). ImageNet's
-classes are those of its FID-50K (Table 3).
+The paper evaluates on PartiPrompts and COCO and trains on prompts of DiffusionDB (section 4.1). For its FID-50K
+(Table 3) it draws the classes of ImageNet.
 """
 
 from __future__ import annotations

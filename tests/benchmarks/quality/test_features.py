@@ -24,12 +24,13 @@ def no_network(monkeypatch):
     monkeypatch.setattr("socket.getaddrinfo", refuse)
 
 
-def test_features_come_in_sorted_order_and_do_not_depend_on_the_batch(tmp_path, no_network):
+def test_features_come_in_sorted_order_and_do_not_depend_on_the_batch(tmp_path, no_network, monkeypatch):
     paths = save_noise(tmp_path, ["c.png", "a.png", "b.png"])
     (tmp_path / "notes.txt").write_text("not a picture")
     by_folder = features(tmp_path, progress=False)
     assert by_folder.shape == (3, 320) and by_folder.dtype == np.float32
-    by_list = features(paths, batch=2, progress=False)
+    monkeypatch.setattr("benchmarks.quality.features.BATCH", 2)
+    by_list = features(paths, progress=False)
     np.testing.assert_allclose(by_folder, by_list[[1, 2, 0]], atol=1e-4)
     assert np.abs(by_folder[0] - by_folder[1]).max() > 0.1
 
