@@ -8,19 +8,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from benchmarks.drift.check import interval_of_mean
+from benchmarks.specs.metrics import METRICS
 from benchmarks.specs.record import ALL, Record
 from dipgo.errors import DipgoError
 
-TOLERANCES = {"clip_score": 0.002, "fid": 0.02}
-"""MLPerf Inference, text to image: a CLIP score within 0.2 % and an FID within 2 % of the reference's.
-
-The keys are names of metrics, or what stands before a name's first underscore. A tolerance is relative to the value of
-the earlier record.
-"""
 TOLERANCE = 0.002
-"""For all other metrics of pictures."""
+"""The relative change that metrics of pictures may show, where their records (`Metric.tolerance`) name no other."""
 EXACT = 1e-9
-"""For what depends on no prompt and no clock, such as MACs."""
+"""The relative change that is allowed to what depends on no prompt and no clock, such as MACs."""
 TIMED = ("seconds", "speedup", "training", "search", "evaluations")
 """What begins so depends on the machine and is not compared."""
 
@@ -84,5 +79,5 @@ def _agreement(dataset: str, metric: str, before: Record, after: Record) -> Agre
         low, high = interval_of_mean(np.subtract(samples[1], samples[0]))
         interval = low / scale, high / scale
     usual = EXACT if dataset == ALL else TOLERANCE
-    tolerance = TOLERANCES.get(metric, TOLERANCES.get(metric.partition("_")[0], usual))
-    return Agreement(dataset, metric, (second - first) / scale, tolerance, interval)
+    tolerance = METRICS[metric].tolerance if metric in METRICS else 0.0
+    return Agreement(dataset, metric, (second - first) / scale, tolerance or usual, interval)

@@ -55,7 +55,8 @@ class Metric:
     least_captions: int = 1
     """The fewest different captions that it can be worked out on."""
     tolerance: float = 0.0
-    """The relative change between two runs of one setting that MLPerf Inference allows; 0 where it names none."""
+    """The relative change between two runs of one setting that MLPerf Inference, text to image, allows: 0.2 % of a CLIP
+    score, 2 % of an FID. 0 where it names none."""
 
     @property
     def asked_as(self) -> str:
@@ -121,7 +122,7 @@ _RECORDS = (
     _judged("class_top1", CENTROIDS, unit="share"),
     _fidelity("psnr", unit="dB"),
     _fidelity("ssim", digits=3),
-    _distance("fid", EFFLITE0, least_pictures=2),
+    _distance("fid", EFFLITE0, least_pictures=2, tolerance=0.02),
     _distance("kid", EFFLITE0, least_pictures=4),  # its interval halves the pictures
     _distance("fid", CLEAN, least_pictures=2, tolerance=0.02),
     _distance("fid", PAPER, least_pictures=2, tolerance=0.02),

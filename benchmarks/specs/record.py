@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.specs.files import construct
-from benchmarks.specs.metrics import lost
+from benchmarks.specs.metrics import METRICS, lost
 from benchmarks.specs.run import RunSpec
 from dipgo.errors import DipgoError, unknown
 from dipgo.files import read_json, write_text
@@ -26,8 +26,6 @@ SCHEMA = 1
 ALL = "all"
 """The data set of metrics that do not depend on prompts."""
 CELL = ("value", "n", "low", "high", "unit")
-SHARES = ("pruned_ratio", "step_skip_share", "retrieval_top1", "class_top1")
-"""Metrics that lie between 0 and 1."""
 DIGITS = 5
 """Significant digits to which samples are kept."""
 TABLES = ("spec", "metrics", "samples", "absent", "provenance")
@@ -169,7 +167,7 @@ def _problems_of_cell(metric: str, cell: Any, samples: Any) -> Iterator[str]:
         yield f": n is {n!r}; it must be an integer of at least 1"
     if not low <= value <= high:
         yield f" is {value}, which does not lie between low = {low} and high = {high}; run it again"
-    if metric in SHARES and not 0 <= value <= 1:
+    if metric in METRICS and METRICS[metric].unit == "share" and not 0 <= value <= 1:
         yield f" is {value}; a share lies between 0 and 1"
     if samples is None:
         return
