@@ -23,6 +23,7 @@ _MODULES = {
     "forecast.rules": ("RULES", "Forecast", "ReuseRule", "ruled"),
     "graph": ("BlockGraph", "Execution", "Site", "trace_graph"),
     "pipeline": ("Accelerated", "accelerate"),
+    "pipeline_compare": ("Comparison", "compare"),
     "pipeline_learn": ("learn",),
     "pruner.losses": ("consistency",),
     "pruner.network": ("Pruner", "straight_through"),
