@@ -56,9 +56,10 @@ def load(folder: Path = FOLDER) -> Baseline:
         data = json.loads((folder / INDEX).read_text(encoding="utf-8"))
         outcomes = {}
         for name, case in data["cases"].items():
-            sheet = (folder / f"{name}.png").read_bytes()
+            path = _sheet_path(folder, name, case["sha256"])
+            sheet = path.read_bytes()
             if hashlib.sha256(sheet).hexdigest() != case["sha256"]:
-                raise DipgoError(f"{folder / name}.png is not the file that {INDEX} names; {WAY_OUT}")
+                raise DipgoError(f"{path} is not the file that {INDEX} names; {WAY_OUT}")
             scores = {metric: np.array(values) for metric, values in case["scores"].items()}
             outcomes[name] = Outcome(_cut(sheet, case["count"]), scores, case["distances"], case["facts"])
         schedules = {name: Schedule.from_dict(schedule) for name, schedule in data["schedules"].items()}
@@ -87,9 +88,11 @@ def draw(records: Path = RECORDS) -> Baseline:
 def store(baseline: Baseline, reason: str, folder: Path = FOLDER) -> None:
     """Write a baseline into a folder; `reason` joins those of the earlier ones.
 
-    The index is written last and holds the digests of the pictures: half a baseline is none.
+    The index names the files of the pictures by their digests, so that the old baseline holds until the new index
+    replaces the old one. Then the files that it does not name are deleted.
     """
     sheets = {name: _sheet(each.pixels) for name, each in baseline.outcomes.items()}
+    digests = {name: hashlib.sha256(sheet).hexdigest() for name, sheet in sheets.items()}
     renewed = {"reason": reason.strip()} | {name: provenance({})[name] for name in KEPT}
     index = {
         "revisions": revisions(),
@@ -99,7 +102,7 @@ def store(baseline: Baseline, reason: str, folder: Path = FOLDER) -> None:
         "cases": {
             name: {
                 "count": len(each.pixels),
-                "sha256": hashlib.sha256(sheets[name]).hexdigest(),
+                "sha256": digests[name],
                 "scores": {metric: values.tolist() for metric, values in each.scores.items()},
                 "distances": each.distances,
                 "facts": each.facts,
@@ -107,9 +110,17 @@ def store(baseline: Baseline, reason: str, folder: Path = FOLDER) -> None:
             for name, each in baseline.outcomes.items()
         },
     }
-    for name, content in sheets.items():
-        write_bytes(folder / f"{name}.png", content)
+    paths = {name: _sheet_path(folder, name, digest) for name, digest in digests.items()}
+    for name, path in paths.items():
+        write_bytes(path, sheets[name])
     write_text(folder / INDEX, json.dumps(index) + "\n")
+    for path in (*folder.glob("*.png"), *folder.glob(".*.part")):
+        if path not in paths.values():
+            path.unlink()
+
+
+def _sheet_path(folder: Path, name: str, digest: str) -> Path:
+    return folder / f"{name}-{digest[:8]}.png"
 
 
 def _schedule(name: str, records: Path) -> Schedule:
