@@ -32,6 +32,8 @@ METHODS: Registry[str] = Registry(
         "learned_forecast": "baselines.learned_forecast",
         "few_steps": "baselines.few_steps",
         "tuned_steps": "baselines.tuned_steps",
+        "gits_steps": "baselines.gits_steps",
+        "learned_steps": "baselines.learned_steps",
     },
 )
 """The module of each method. It holds `Params`, a dataclass of the method's parameters; `plan(context, params)`; where

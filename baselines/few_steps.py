@@ -6,21 +6,24 @@ Timesteps that are given one by one, such as a part of the dense run's, go to ev
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from types import MappingProxyType
 from typing import Any
 
 import numpy as np
+import torch
 from diffusers.schedulers import AysSchedules
 
 from baselines.learned_forecast import reaching
 from baselines.plan import Plan, PlanContext
+from baselines.preparation import Pictures
 from baselines.step_skip import spread
+from dipgo import Diffusion, Inputs
 from dipgo.errors import DipgoError, first_line, unknown
 from dipgo.registry import Registry
 from dipgo.sampling import Sampler, StockSampler
-from dipgo.solver import Solver
+from dipgo.solver import Solver, rollout_solvers
 
 EXAMPLES = (
     {"calls": 3, "solver": "deis-3", "grid": "karras", "last": "sigma_min"},
@@ -164,6 +167,68 @@ def _aligned(sigmas: Sequence[float], dense: Sampler, steps: int) -> np.ndarray:
     signal = dense.scheduler().alphas_cumprod.double().numpy()
     signal = signal[signal > 0]
     return np.interp(levels, np.log((1 - signal) / signal) / 2, np.arange(len(signal)))
+
+
+def solve(
+    configurations: Iterable[Configuration], dense: Sampler, calls: int, computed: Sequence[float] = ()
+) -> tuple[dict[str, Solver], dict[str, str]]:
+    """Return the tables of configurations by their names, and the reason for each that is refused.
+
+    Raises `DipgoError` where all are refused.
+    """
+    solvers, refused = {}, {}
+    for configuration in configurations:
+        try:
+            solvers[str(configuration)] = configuration.solved(dense, calls, computed)
+        except DipgoError as error:
+            refused[str(configuration)] = str(error)
+    if not solvers:
+        raise DipgoError(f"no configuration suits: {next(iter(refused.values()), 'none is asked for')}")
+    return solvers, refused
+
+
+@dataclass(frozen=True)
+class Trial:
+    """Pictures that solvers draw, and the dense run's pictures of the same noise."""
+
+    context: PlanContext
+    inputs: tuple[list[str], list[int]]
+    dense: torch.Tensor
+    """[n, 3, h, w], in 0..255."""
+
+    @classmethod
+    def of(cls, context: PlanContext, settings: Pictures) -> Trial:
+        inputs = settings.drawn(context.studio)
+        return cls(context, inputs, _bytes(context.studio.images(*inputs)))
+
+    def first(self, count: int) -> Trial:
+        captions, seeds = self.inputs
+        return replace(self, inputs=(captions[:count], seeds[:count]), dense=self.dense[:count])
+
+    @torch.no_grad()
+    def psnr(self, solvers: Sequence[Solver]) -> list[float]:
+        """Return the mean PSNR of each solver's pictures to the dense run's, in dB. Solvers may differ in calls."""
+        studio = self.context.studio
+        pictures: Inputs = studio.pictures(*self.inputs)
+        diffusion = Diffusion(self.context.denoiser, self.context.sampler, studio.guidance)
+        found = []
+        for calls in sorted({solver.calls for solver in solvers}):
+            alike = [index for index, solver in enumerate(solvers) if solver.calls == calls]
+            drawn = rollout_solvers(diffusion, [solvers[index] for index in alike], pictures, 2 * studio.at_once)
+            for index, latents in zip(alike, drawn, strict=True):
+                error = (_bytes(studio.decode(latents)) - self.dense).square().mean(dim=(1, 2, 3))
+                found.append((index, (10 * torch.log10(255**2 / error.clamp(min=1e-6))).mean().item()))
+        return [value for _, value in sorted(found)]
+
+
+def _bytes(images: torch.Tensor) -> torch.Tensor:
+    """Return images as they are written, in 0..255."""
+    return (images.clamp(0, 1) * 255).round().double()
+
+
+def best(scores: Mapping[str, float], count: int) -> list[str]:
+    """Return the names of the highest scores; a score that is no number is the lowest."""
+    return sorted(scores, key=lambda name: -scores[name] if scores[name] == scores[name] else float("inf"))[:count]
 
 
 @dataclass(frozen=True)

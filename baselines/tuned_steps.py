@@ -6,22 +6,19 @@ pictures, then the best of them on all. So a learned method is held against what
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from itertools import product
 from typing import Any
 
-import torch
-
-from baselines.few_steps import COMPUTED, GRIDS, LAST, SOLVERS, Configuration
+from baselines.few_steps import COMPUTED, GRIDS, LAST, SOLVERS, Configuration, Trial, best, solve
 from baselines.learned_forecast import ForecastLearning, Learning
 from baselines.learned_forecast import Params as ForecastParams
 from baselines.learned_forecast import prepares as forecasts
 from baselines.plan import Plan, PlanContext
 from baselines.preparation import Estimate, Lesson, Pictures, Preparation, Step
-from dipgo import Diffusion, Inputs
 from dipgo.errors import DipgoError
-from dipgo.solver import Solver, rollout_solvers
+from dipgo.solver import Solver
 from dipgo.state import State
 
 CHUNK = 24  # configurations that are tried in a step
@@ -86,17 +83,9 @@ class StepTuning(Lesson):
     def steps(self, context: PlanContext, state: State | None) -> Iterator[Step]:
         settings = self.settings
         computed = self._computed(context)
-        solvers: dict[str, Solver] = {}
-        refused: dict[str, str] = {}
-        for configuration in settings.configurations:
-            try:
-                solvers[str(configuration)] = configuration.solved(context.sampler, self.calls, computed)
-            except DipgoError as error:
-                refused[str(configuration)] = str(error)
-        if not solvers:
-            raise DipgoError(f"no configuration suits: {next(iter(refused.values()))}")
+        solvers, refused = solve(settings.configurations, context.sampler, self.calls, computed)
         scores = state.data["scores"] if state else {"screened": {}, "final": {}}
-        trial = _Trial.of(context, settings)
+        trial = Trial.of(context, settings)
 
         def step() -> Step:
             found = {stage: dict(values) for stage, values in scores.items()}
@@ -107,7 +96,7 @@ class StepTuning(Lesson):
         if state:
             yield step()
         for stage, part in (("screened", trial.first(settings.screened)), ("final", trial)):
-            names = list(solvers) if stage == "screened" else _best(scores["screened"], settings.finalists)
+            names = list(solvers) if stage == "screened" else best(scores["screened"], settings.finalists)
             names = [name for name in names if name not in scores[stage]]
             for start in range(0, len(names), CHUNK):
                 chunk = names[start : start + CHUNK]
@@ -120,7 +109,7 @@ class StepTuning(Lesson):
         return context.sampler.timesteps[~schedule.reuse.all(axis=1)].tolist()
 
     def account(self, kept: Mapping[str, Any]) -> Mapping[str, Any]:
-        chosen = _best(kept["final"], 1)[0]
+        chosen = best(kept["final"], 1)[0]
         return {
             "few_steps": {
                 "chosen": chosen,
@@ -133,53 +122,9 @@ class StepTuning(Lesson):
         }
 
 
-@dataclass(frozen=True)
-class _Trial:
-    """Pictures that solvers draw, and the dense run's pictures of the same noise."""
-
-    context: PlanContext
-    inputs: tuple[list[str], list[int]]
-    dense: torch.Tensor
-    """[n, 3, h, w], in 0..255."""
-
-    @classmethod
-    def of(cls, context: PlanContext, settings: Pictures) -> _Trial:
-        inputs = settings.drawn(context.studio)
-        return cls(context, inputs, _bytes(context.studio.images(*inputs)))
-
-    def first(self, count: int) -> _Trial:
-        captions, seeds = self.inputs
-        return replace(self, inputs=(captions[:count], seeds[:count]), dense=self.dense[:count])
-
-    @torch.no_grad()
-    def psnr(self, solvers: Sequence[Solver]) -> list[float]:
-        """Return the mean PSNR of each solver's pictures to the dense run's, in dB. Solvers may differ in calls."""
-        studio = self.context.studio
-        pictures: Inputs = studio.pictures(*self.inputs)
-        diffusion = Diffusion(self.context.denoiser, self.context.sampler, studio.guidance)
-        found = []
-        for calls in sorted({solver.calls for solver in solvers}):
-            alike = [index for index, solver in enumerate(solvers) if solver.calls == calls]
-            drawn = rollout_solvers(diffusion, [solvers[index] for index in alike], pictures, 2 * studio.at_once)
-            for index, latents in zip(alike, drawn, strict=True):
-                error = (_bytes(studio.decode(latents)) - self.dense).square().mean(dim=(1, 2, 3))
-                found.append((index, (10 * torch.log10(255**2 / error.clamp(min=1e-6))).mean().item()))
-        return [value for _, value in sorted(found)]
-
-
-def _bytes(images: torch.Tensor) -> torch.Tensor:
-    """Return images as they are written, in 0..255."""
-    return (images.clamp(0, 1) * 255).round().double()
-
-
-def _best(scores: Mapping[str, float], count: int) -> list[str]:
-    """Return the names of the highest scores; a score that is no number is the lowest."""
-    return sorted(scores, key=lambda name: -scores[name] if scores[name] == scores[name] else float("inf"))[:count]
-
-
 def _timesteps(solvers: Mapping[str, Solver], scores: Mapping[str, float]) -> list[float]:
     """Return the timesteps of the best solver; none where nothing is scored yet."""
-    return [timestep for name in _best(scores, 1) for timestep in solvers[name].timesteps]
+    return [timestep for name in best(scores, 1) for timestep in solvers[name].timesteps]
 
 
 @dataclass(frozen=True)
@@ -204,6 +149,6 @@ def plan(context: PlanContext, params: Params) -> Plan:
     """Run the chosen configuration."""
     _, tuning = prepares(params)
     result = tuning.make(context)
-    chosen = Configuration(*_best(result["final"], 1)[0].split(", "))
+    chosen = Configuration(*best(result["final"], 1)[0].split(", "))
     computed = sorted(set(result["timesteps"])) if chosen.grid == COMPUTED else ()
     return replace(context, sampler=chosen.sampler(context.sampler, params.calls, computed)).dense()

@@ -136,7 +136,24 @@ def rollout_solvers(
     return torch.cat([_rollout(diffusion, part, inputs) for part in parts])
 
 
+@torch.no_grad()
+def trajectory(diffusion: Diffusion, inputs: Inputs) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return what the denoiser sees at each call of the diffusion's own sampler and at last the final latents,
+    [calls + 1, n, c, h, w], and what it predicts, [calls, n, c, h, w]."""
+    solver = Solver.of(diffusion.sampler)
+    noise, *predictions = _known(diffusion, [solver], inputs)
+    known = [noise[0], *(prediction[0] for prediction in predictions)]
+    weights = torch.tensor(solver.weights)
+    return torch.stack([_combined(row, known) for row in weights]), torch.stack(known[1:])
+
+
 def _rollout(diffusion: Diffusion, solvers: Sequence[Solver], inputs: Inputs) -> torch.Tensor:
+    weights = torch.tensor([solver.weights[-1] for solver in solvers], device=inputs.noise.device)
+    return _combined(weights, _known(diffusion, solvers, inputs))
+
+
+def _known(diffusion: Diffusion, solvers: Sequence[Solver], inputs: Inputs) -> list[torch.Tensor]:
+    """Return the noise and the predictions of all calls, each [solvers, n, c, h, w]."""
     count, repeated = len(solvers), inputs.repeated(len(solvers))
     weights = torch.tensor([solver.weights for solver in solvers], device=inputs.noise.device)
     times = torch.tensor([solver.timesteps for solver in solvers], device=inputs.noise.device)
@@ -146,4 +163,4 @@ def _rollout(diffusion: Diffusion, solvers: Sequence[Solver], inputs: Inputs) ->
         timesteps = times[:, call].repeat(len(inputs))
         prediction = predict(diffusion, sample, timesteps, repeated.conditioning)
         known.append(prediction.unflatten(0, (-1, count)).transpose(0, 1))
-    return _combined(weights[:, -1], known)
+    return known

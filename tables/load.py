@@ -11,7 +11,7 @@ import pandas as pd
 
 from benchmarks.specs import record
 from benchmarks.specs.files import construct, flat, merge, read_toml
-from benchmarks.specs.metrics import DENSE, METRICS
+from benchmarks.specs.metrics import CONVERGED, DENSE, METRICS
 from benchmarks.specs.profiles import DEFAULT, PROFILES, profiled
 from benchmarks.specs.record import Record
 from benchmarks.specs.suite import read_suite
@@ -54,7 +54,7 @@ def _of_metric(key: str) -> dict[str, Any]:
         "digits": metric.digits,
         "direction": metric.direction,
         "scored": bool(metric.function),
-        "relative": difference or DENSE in metric.inputs,
+        "relative": difference or bool({DENSE, CONVERGED} & metric.inputs),
         "spread": difference,
     }
 

@@ -22,6 +22,8 @@ class Costs:
     """The reason for each cell that is not there."""
     trace: list[tuple[int, float]] | None = None
     """How the best loss fell over the evaluations of a search."""
+    account: dict[str, Any] = field(default_factory=dict)
+    """What the preparations tell of their results, such as what was chosen among what."""
 
 
 def costs_of(spec: RunSpec, plan: Plan, workspace: Path) -> Costs:
@@ -34,6 +36,7 @@ def costs_of(spec: RunSpec, plan: Plan, workspace: Path) -> Costs:
     values: dict[str, float] = {}
     searched = any(isinstance(preparation, ScheduleSearch) for preparation in prepared.values())
     for path, preparation in prepared.items():
+        costs.account |= preparation.account(kept.read(path))
         if isinstance(preparation, ScheduleSearch) and "search" not in spec.metrics:
             continue
         data = kept.read(path)

@@ -20,6 +20,7 @@ from benchmarks.machine.shards import ALONE, Shards
 from benchmarks.models import model as models
 from benchmarks.models.generate import BATCHES, pictures_at_once, sample
 from benchmarks.specs.files import write_text
+from benchmarks.specs.prompts import check_learnable
 from benchmarks.specs.run import Setting
 from benchmarks.supply.profiles import source
 from dipgo import DipgoError, Sampler, Schedule, consistency, picture_seeds, rollout_together
@@ -31,6 +32,7 @@ class Calibration:
     """The calibration pictures of a setting: their noise, conditioning and dense images."""
 
     def __init__(self, setting: Setting, config: FitnessConfig) -> None:
+        check_learnable(config.prompts)
         self.model, self.guidance = models.load(setting), setting.guidance
         self.sampler = Sampler(setting.scheduler, self.model.scheduler_config, setting.steps)
         self.loss, self.together = consistency(config.loss), BATCHES * pictures_at_once(setting.resolution)

@@ -19,6 +19,7 @@ from benchmarks.models.generate import BATCHES, pictures_at_once, sample
 from benchmarks.prepare import kept
 from benchmarks.prepare.search import Fitness, calibration
 from benchmarks.specs.files import address
+from benchmarks.specs.prompts import check_learnable
 from benchmarks.specs.run import RunSpec
 from benchmarks.supply.profiles import source
 from dipgo import Inputs, Sampler
@@ -84,6 +85,7 @@ class RunStudio(Studio):
             return self._fitness(config, path, ALONE)([plan.schedule])[0]
 
     def captions(self, prompts: str) -> list[str]:
+        check_learnable(prompts)
         return source(self.spec.profile).captions(prompts, self.spec.model)
 
     def pictures(self, captions: Sequence[str], seeds: Sequence[int]) -> Inputs:

@@ -20,7 +20,7 @@ from benchmarks.quality.clip_score import ClipJudge, class_similarity
 from benchmarks.quality.features import PROTOCOLS, features
 from benchmarks.quality.fid import FeatureSet, feature_set
 from benchmarks.specs.files import write_text
-from benchmarks.specs.metrics import DENSE, Metric, scored
+from benchmarks.specs.metrics import CONVERGED, DENSE, Metric, scored
 from benchmarks.specs.real import RealPictures
 from dipgo.errors import DipgoError
 
@@ -40,6 +40,8 @@ class Inputs:
     """The n captions; for a model that draws classes, the names of the classes."""
     dense: Sequence[Path] | None = None
     """The n pictures of the dense run of the same noises; None for the dense run itself."""
+    converged: Sequence[Path] | None = None
+    """The n pictures of the converged run of the same noises; None for that run itself, or where there is none."""
     judge: ClipJudge | None = None
     """The model that tells how well a picture shows its caption."""
     centroids: Path | None = None
@@ -81,6 +83,10 @@ class Batch:
     def dense(self) -> list[Path]:
         return [self.given.dense[row] for row in self.rows]
 
+    @property
+    def converged(self) -> list[Path]:
+        return [self.given.converged[row] for row in self.rows]
+
     @cached_property
     def features(self) -> Tensor:
         """The judge's unit features of the pictures, float32 [n, d]."""
@@ -108,6 +114,9 @@ class Batch:
     def psnr(self) -> np.ndarray:
         return fidelity.by_pairs(fidelity.psnr, self.pictures, self.dense, self.given.device)
 
+    def psnr_converged(self) -> np.ndarray:
+        return fidelity.by_pairs(fidelity.psnr, self.pictures, self.converged, self.given.device)
+
     def ssim(self) -> np.ndarray:
         return fidelity.by_pairs(fidelity.ssim, self.pictures, self.dense, self.given.device)
 
@@ -124,7 +133,8 @@ def score(given: Inputs, names: Sequence[str], kept: Path) -> tuple[Cells, Sampl
     Returns a cell a metric, and samples: one value a picture, in order, of metrics that are more than a hit or a miss.
     Raises a `DipgoError` that names what is missing or cannot be read.
     """
-    metrics = [metric for metric in scored(names) if given.dense is not None or DENSE not in metric.inputs]
+    without = {name for name in (DENSE, CONVERGED) if getattr(given, name) is None}
+    metrics = [metric for metric in scored(names) if not metric.inputs & without]
     given.check(metrics)
     single = [metric for metric in metrics if not metric.protocol]
     samples = _resumed(given, single, kept) if single else {}
@@ -153,11 +163,12 @@ def _resumed(given: Inputs, metrics: Sequence[Metric], kept: Path) -> Samples:
 
 
 def _sources(given: Inputs) -> list[str]:
-    """Return digests of what each picture's scores depend on: its file, its dense one, its row and all captions."""
+    """Return digests of what each picture's scores depend on: its file, those that it is compared with, its row and all
+    captions."""
     captions = json.dumps(list(given.captions)).encode()
-    dense = [None] * len(given.pictures) if given.dense is None else given.dense
+    compared = [given.dense or [None] * len(given.pictures), *([given.converged] if given.converged else [])]
     digests = []
-    for row, paths in enumerate(zip(given.pictures, dense, strict=True)):
+    for row, paths in enumerate(zip(given.pictures, *compared, strict=True)):
         digest = hashlib.sha256(f"{row} ".encode() + captions)
         for path in paths:
             try:

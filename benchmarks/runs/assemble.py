@@ -44,6 +44,7 @@ def assemble(spec: RunSpec, plan: Plan, workspace: Path, settings: Mapping[str, 
         | settings,
         schedule=schedule_of(plan),
         trace=costs.trace,
+        prepared=costs.account,
     )
     done.check_asked(f"run {spec.id!r}")
     return done

@@ -192,7 +192,7 @@ class Suite:
     def _jobs(self, specs: Sequence[RunSpec]) -> dict[Any, Job]:
         """Return what is missing, in the order in which it had best begin: dense references, which other runs are
         compared with; preparations, which take longest; all other prompt sets."""
-        references = {spec.reference for spec in specs}
+        references = {name for spec in specs for name in (spec.reference, spec.converged)}
         jobs = self._scoring([spec for spec in specs if spec.id in references])
         for path, (spec, preparation) in self._missing(specs).items():
             call = partial(tuple, (prepare, spec, self.workspace, path))
@@ -225,7 +225,7 @@ class Suite:
         """Return the jobs for the prompt sets that are not scored yet."""
         jobs = {}
         for spec in specs:
-            dense = self.specs[spec.reference or spec.id]
+            compared = {self.specs[other].digest for other in (spec.reference, spec.converged) if other}
             for name in spec.prompts:
                 if (self._folder(spec) / f"{name}.json").exists():
                     continue
@@ -233,13 +233,15 @@ class Suite:
                 def call(spec: RunSpec = spec, name: str = name) -> tuple[Any, ...]:
                     return score, self._task(spec, name)
 
-                needs = [*self._needed(spec), *([(dense.digest, name)] if dense is not spec else [])]
+                needs = [*self._needed(spec), *((digest, name) for digest in compared)]
                 jobs[spec.digest, name] = Job(f"{spec.id}, {name}", call, tuple(needs))
         return jobs
 
     def _task(self, spec: RunSpec, prompts: str) -> Task:
         dense = self.specs[spec.reference or spec.id]
-        return Task(spec, self.plan(spec), prompts, self._folder(spec), self._folder(dense), self._batch(spec))
+        converged = self._folder(self.specs[spec.converged]) if spec.converged else None
+        folder = self._folder(spec)
+        return Task(spec, self.plan(spec), prompts, folder, self._folder(dense), self._batch(spec), converged)
 
     def _batch(self, spec: RunSpec) -> int:
         return self.batch or pictures_at_once(spec.resolution)

@@ -37,6 +37,8 @@ class Task:
     """Holds the pictures to compare with."""
     batch: int
     """How many pictures are made at once."""
+    converged: Path | None = None
+    """Holds the converged run's pictures; None where the run is compared with none."""
 
 
 @cache
@@ -78,6 +80,7 @@ def score(task: Task) -> None:
     given = Inputs(
         pictures=paths,
         captions=captions,
+        converged=image_paths(task.converged / task.prompts, len(captions)) if task.converged else None,
         dense=None if task.dense == task.folder else image_paths(task.dense / task.prompts, len(captions)),
         judge=_judge(spec.profile) if JUDGE in takes(metrics) else None,
         centroids=own.centroids(spec.model),

@@ -17,7 +17,7 @@ from dipgo.registry import Registry
 
 AMONG = 100
 """Captions among which `retrieval_top1` ranks a picture's own."""
-JUDGE, DENSE, REAL, CENTROIDS = "judge", "dense", "real", "centroids"
+JUDGE, DENSE, CONVERGED, REAL, CENTROIDS = "judge", "dense", "converged", "real", "centroids"
 """What a metric may take besides pictures and captions: fields of `benchmarks.quality.score.Inputs`."""
 
 EFFLITE0, CLEAN, PAPER = "efflite0", "clean", "paper"
@@ -46,7 +46,8 @@ class Metric:
     of the real ones, and returns a number or a `Kid`.
     """
     inputs: frozenset[str] = frozenset()
-    """What the function takes besides pictures and captions: some of `JUDGE`, `DENSE`, `REAL` and `CENTROIDS`."""
+    """What the function takes besides pictures and captions: some of `JUDGE`, `DENSE`, `CONVERGED`, `REAL` and
+    `CENTROIDS`."""
     protocol: str = ""
     """The name of the protocol (see `benchmarks.quality.features`) that a distance between sets is measured in; empty
     for a metric of single pictures."""
@@ -85,10 +86,10 @@ def _judged(name: str, *inputs: str, **fields: Any) -> Metric:
     return Metric(name, direction="up", function=function, inputs=frozenset({JUDGE, *inputs}), **fields)
 
 
-def _fidelity(name: str, **fields: Any) -> Metric:
-    """Return the record of a metric that compares single pictures with the dense run's of the same noise."""
+def _fidelity(name: str, to: str = DENSE, **fields: Any) -> Metric:
+    """Return the record of a metric that compares single pictures with another run's of the same noise."""
     function = f"benchmarks.quality.score:Batch.{name}"
-    return Metric(name, direction="up", function=function, inputs=frozenset({DENSE}), **fields)
+    return Metric(name, direction="up", function=function, inputs=frozenset({to}), **fields)
 
 
 def _distance(name: str, protocol: str, **fields: Any) -> Metric:
@@ -122,6 +123,7 @@ _RECORDS = (
     _judged("class_top1", CENTROIDS, unit="share"),
     _fidelity("psnr", unit="dB"),
     _fidelity("ssim", digits=3),
+    _fidelity("psnr_converged", CONVERGED, unit="dB"),
     _distance("fid", EFFLITE0, least_pictures=2, tolerance=0.02),
     _distance("kid", EFFLITE0, least_pictures=4),  # its interval halves the pictures
     _distance("fid", CLEAN, least_pictures=2, tolerance=0.02),
@@ -152,18 +154,26 @@ def takes(names: Collection[str]) -> frozenset[str]:
     return frozenset().union(*(metric.inputs for metric in scored(names)))
 
 
-def lost(names: Collection[str], cells: Collection[str], explained: Collection[str], *, dense: bool) -> list[str]:
+def lost(
+    names: Collection[str],
+    cells: Collection[str],
+    explained: Collection[str],
+    *,
+    dense: bool,
+    converged: bool = False,
+) -> list[str]:
     """Return the asked names of which no metric was measured and no reason says why.
 
     names: what a suite asked for.
     cells: the names of the metrics that were measured.
     explained: the names that a reason is given for.
     dense: whether the run is its own dense run, which is not compared with itself.
+    converged: the same of the converged run.
     """
-    missing = []
+    missing, without = [], {kind for kind, itself in ((DENSE, dense), (CONVERGED, converged)) if itself}
     for name in dict.fromkeys(names):
         members = [metric for metric in METRICS.values() if metric.asked_as == name]
-        itself = dense and all(DENSE in metric.inputs for metric in members)
+        itself = all(metric.inputs & without for metric in members)
         if not itself and name not in explained and not any(metric.name in cells for metric in members):
             missing.append(name)
     return missing

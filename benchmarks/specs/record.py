@@ -28,7 +28,7 @@ ALL = "all"
 CELL = ("value", "n", "low", "high", "unit")
 DIGITS = 5
 """Significant digits to which samples are kept."""
-TABLES = ("spec", "metrics", "samples", "absent", "provenance")
+TABLES = ("spec", "metrics", "samples", "absent", "provenance", "prepared")
 
 
 @dataclass(frozen=True)
@@ -54,6 +54,9 @@ class Record:
     does more than hold. None where nothing is reused."""
     trace: Sequence[tuple[int, float]] | None = None
     """[evaluation, fitness] of every improvement of a search. None where there was no search."""
+    prepared: Mapping[str, Any] = field(default_factory=dict)
+    """What the method prepared, in words and numbers: for tuned few steps the chosen configuration, how many were
+    tried, and why others were refused."""
     schema: int = SCHEMA
 
     @property
@@ -94,7 +97,8 @@ class Record:
         spec = RunSpec.from_json(self.spec)
         for dataset in spec.prompts or (ALL,):
             cells = {*self.metrics.get(dataset, {}), *self.metrics.get(ALL, {})}
-            if missing := lost(spec.metrics, cells, self.absent, dense=spec.reference is None):
+            itself = {"dense": spec.reference is None, "converged": spec.converged is None}
+            if missing := lost(spec.metrics, cells, self.absent, **itself):
                 raise DipgoError(
                     f"{where}: no {', '.join(missing)} on {dataset}, though asked for, and no reason in `absent`; "
                     "run it again"
@@ -221,6 +225,8 @@ def _plain(value: Any, name: str) -> Any:
 def _json(record: Record) -> str:
     """Return the text of a record's file: its fields, and the digest of its schedule."""
     data = {f.name: getattr(record, f.name) for f in fields(record)}
+    if not record.prepared:
+        del data["prepared"]  # records from before it was there stay as they are
     if record.schedule is not None:
         data["schedule_digest"] = record.schedule_digest
     text = json.dumps({"schema": data.pop("schema"), **data}, indent=1, allow_nan=False)

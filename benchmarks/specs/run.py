@@ -82,6 +82,9 @@ class RunSpec:
     protocol: str = "clean"
     """Where the noise of a picture comes from. "clean": from the index of its prompt. "paper": from its place in a
     batch of 4, as in the authors' evaluation, so that all pictures share four noises."""
+    converged: str | None = None
+    """The id of the run against whose pictures `psnr_converged` is measured: one with so many steps that more change
+    nothing; None where that is this run itself, or where there is none."""
 
     def __post_init__(self) -> None:
         def bad(name: str, wanted: str) -> DipgoError:
@@ -145,6 +148,8 @@ class RunSpec:
         data = {f.name: _thaw(getattr(self, f.name)) for f in fields(self)}
         if self.protocol == PROTOCOLS[0]:
             del data["protocol"]  # it came later than the first records, whose digests shall hold
+        if self.converged is None:
+            del data["converged"]  # so did this
         return data
 
     @classmethod

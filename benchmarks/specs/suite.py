@@ -142,12 +142,13 @@ def load_suite(
             raise DipgoError(f"{path}: run {name!r} needs itself, through {' -> '.join(asked_by)}")
         if name not in specs:
             row = {key: value for key, value in rows[name].items() if key not in SHOWN}
-            reference = None if row.get("reference") == name else row.get("reference")
+            compared = {key: None if row.get(key) == name else row.get(key) for key in ("reference", "converged")}
             try:
-                spec = RunSpec.from_json({**row, "revision": revision(row), "reference": reference})
+                spec = RunSpec.from_json({**row, "revision": revision(row), **compared})
             except DipgoError as error:
                 raise DipgoError(f"{path}: {error}") from None
-            others = [other for other in (spec.reference, spec.params.get("of")) if other is not None]
+            named = (spec.reference, spec.converged, spec.params.get("of"))
+            others = [other for other in named if other is not None]
             needs = tuple(resolve(other, (*asked_by, name)).digest for other in others)
             specs[name] = replace(spec, needs=needs)
         return specs[name]

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from benchmarks.specs.metrics import EFFLITE0
+from benchmarks.specs.prompts import FRESH
 from benchmarks.specs.real import RealPictures
 from benchmarks.supply import zoo
 from benchmarks.supply.pipelines import read
@@ -25,7 +26,8 @@ class Embedded:
     def revision(self, row: Mapping[str, Any]) -> str:
         if row.get("model") not in zoo.manifest():
             raise DipgoError(f"run {row.get('id')!r}: {unknown('model', row.get('model'), zoo.manifest())}")
-        return ".".join(map(zoo.revision, (row["model"], self.JUDGE, self.REFERENCE, self.PROMPTS)))
+        fresh = [FRESH] if FRESH in row.get("prompts", ()) else []
+        return ".".join(map(zoo.revision, (row["model"], self.JUDGE, self.REFERENCE, self.PROMPTS, *fresh)))
 
     def pipeline(self, model: str, dtype: torch.dtype) -> Any:
         return read(zoo.model_path(model), dtype)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import ROOT
+from benchmarks.specs.prompts import FRESH
 from dipgo.errors import DipgoError, unknown
 from dipgo.files import read_json
 
@@ -107,13 +108,14 @@ def models(zoo: Path = ZOO) -> list[str]:
 def prompt_sets(zoo: Path = ZOO) -> list[str]:
     """Return the names of the prompt sets."""
     verify("prompts", zoo)
-    return [*dict.fromkeys(row["set"] for row in _rows(zoo / "prompts.csv")), CLASSES]
+    return [*dict.fromkeys(row["set"] for row in _rows(zoo / "prompts.csv")), FRESH, CLASSES]
 
 
 def prompts(set: str, model: str = "", zoo: Path = ZOO) -> list[Prompt]:
     """Return the captions of a prompt set, in the order of the file.
 
-    set: `train`, `seen` (also trained on), `held-out` (never trained on), or `classes`, the names of the classes that
+    set: `train`, `seen` (also trained on), `held-out` (never trained on), `fresh` (never trained on, and no setting
+        was ever tried on it), or `classes`, the names of the classes that
         a model draws, as frequent as among the pictures that it was trained on.
     model: the model that draws them. Only `classes` depends on it.
 
@@ -124,8 +126,9 @@ def prompts(set: str, model: str = "", zoo: Path = ZOO) -> list[Prompt]:
         if not file.is_file():
             raise DipgoError(f"{model} draws captions, no classes: it has no {file.name}; take another prompt set")
         return [Prompt(i, row["class"], row["class"], "") for i, row in enumerate(_rows(file))]
-    verify("prompts", zoo)
-    found = [row for row in _rows(zoo / "prompts.csv") if row["set"] == set]
+    entry = FRESH if set == FRESH else "prompts"
+    verify(entry, zoo)
+    found = [row for row in _rows(zoo / f"{entry}.csv") if row["set"] == set]
     if not found:
         raise unknown("prompt set", set, prompt_sets(zoo))
     return [Prompt(i, row["caption"], row["name"], row["style"]) for i, row in enumerate(found)]

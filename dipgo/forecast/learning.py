@@ -20,14 +20,12 @@ from dipgo.errors import DipgoError
 from dipgo.execute.lockstep import rollout_together
 from dipgo.forecast.rules import Forecast, Rule
 from dipgo.graph import BlockGraph, Execution
+from dipgo.newton import DAMPING, damped_steps, log_loss
 from dipgo.sampling import Diffusion, Inputs
 from dipgo.schedule import Schedule
 from dipgo.state import State, copied
 
 NUDGE = 0.02  # the change of a coefficient for a derivative by differences
-DAMPING = (1e-3, 1e-2, 1e-1, 1.0)  # Levenberg's damping relative to the diagonal; the best of these is taken
-FLAT = 0.01  # the share of the mean diagonal that is added to the diagonal for the damping
-FLOOR = 1e-6  # a picture's mean squared error below which no other counts as better
 GAIN = 0.002  # about 0.01 dB: a round that lowers the loss by less is not yielded and is the last
 MOVES = 4  # moves of calls that may be made in one round
 
@@ -140,7 +138,7 @@ def learn_forecast(
             tensors = {"reuse": torch.tensor(best.reuse), "changes": torch.tensor(best.changes), "error": error}
             return State(copied(tensors), {"config": asdict(config), "round": number})
 
-        return Learned(number, _loss(error), sampler.stamped(best.schedule(graph, rule)), state)
+        return Learned(number, log_loss(error), sampler.stamped(best.schedule(graph, rule)), state)
 
     if resume is None:
         gaps = int(_execution(graph, schedule.reuse).computed.sum(axis=0).max())
@@ -154,11 +152,11 @@ def learn_forecast(
         best, error = _Trial(kept["reuse"].numpy(), kept["changes"].numpy()), kept["error"].to(dense.device)
     yield after(done, best, error)
     for number in range(done + 1, config.rounds + 1):
-        before = _loss(error)
+        before = log_loss(error)
         best, error = _step(graph, best, error, errors, guidance)
         if config.shift:
             best, error = _move(graph, best, error, errors, config.shift)
-        if before - _loss(error) < GAIN:
+        if before - log_loss(error) < GAIN:
             return
         yield after(number, best, error)
 
@@ -171,17 +169,13 @@ def _execution(graph: BlockGraph, reuse: np.ndarray) -> Execution:
 Errors = Callable[[Sequence[_Trial]], torch.Tensor]
 
 
-def _loss(error: torch.Tensor) -> float:
-    return (error.square().mean(1) + FLOOR).log().mean().item()
-
-
 def _better(
     tried: Sequence[_Trial], errors: torch.Tensor, best: _Trial, error: torch.Tensor
 ) -> tuple[_Trial, torch.Tensor]:
     """Return the best of the tried candidates with its error, or the one before where none is better."""
-    losses = [_loss(each) for each in errors]
+    losses = [log_loss(each) for each in errors]
     index = int(np.argmin(np.nan_to_num(losses, nan=np.inf)))
-    return (tried[index], errors[index]) if losses[index] < _loss(error) else (best, error)
+    return (tried[index], errors[index]) if losses[index] < log_loss(error) else (best, error)
 
 
 def _step(
@@ -193,15 +187,8 @@ def _step(
         raise DipgoError("this schedule reuses nothing, so there is nothing to learn")
     nudged = [replace(trial, changes=trial.changes + NUDGE * direction) for direction in directions]
     slopes = (errors(nudged) - error) / NUDGE
-    weighed = slopes / (error.square().mean(1, keepdim=True) + FLOOR)  # the log's derivative: pictures count alike
-    products = torch.einsum("pnd,qnd->pq", weighed, slopes).cpu().numpy()
-    pull = torch.einsum("pnd,nd->p", weighed, error).cpu().numpy()
-    tried = []
-    for damping in DAMPING:
-        # A normalisation behind a site may leave a direction without any effect, hence the part of the mean.
-        damped = products + damping * np.diag(products.diagonal() + FLAT * products.diagonal().mean())
-        step = np.tensordot(np.linalg.solve(damped, pull), np.stack(directions), 1)
-        tried.append(replace(trial, changes=trial.changes - step))
+    steps = [np.tensordot(step, np.stack(directions), 1) for step in damped_steps(error, slopes)]
+    tried = [replace(trial, changes=trial.changes + step) for step in steps]
     return _better(tried, errors(tried), trial, error)
 
 
@@ -236,12 +223,12 @@ def _move(
     single = {tuple(move): moved for move in _moves(trial, shift) if (moved := _moved(graph, trial, move))}
     if not single:
         return trial, error
-    losses = [_loss(each) for each in errors(list(single.values()))]
+    losses = [log_loss(each) for each in errors(list(single.values()))]
     chosen, tried = np.zeros(len(next(iter(single))), dtype=int), []
     for loss, move in sorted(zip(losses, single, strict=True)):
         apart = not np.any(chosen * move)
         moved = _moved(graph, trial, chosen + move)
-        if loss < _loss(error) and apart and moved and len(tried) < MOVES:
+        if loss < log_loss(error) and apart and moved and len(tried) < MOVES:
             chosen = chosen + move
             tried.append(moved)
     return _better(tried, errors(tried), trial, error) if tried else (trial, error)

@@ -37,7 +37,8 @@ def _files(paths: list[Path]) -> dict[str, dict[str, object]]:
 def write_manifest() -> None:
     """Keeps what was measured before of every entry and adds its trainings' cards under ``trained_on``."""
     before = json.loads((ZOO / "manifest.json").read_text())
-    manifest: dict[str, object] = {"prompts": {"files": _files([ZOO / "prompts.csv"]), "measured": {}}}
+    captions = ("prompts", "fresh")
+    manifest: dict[str, object] = {name: {"files": _files([ZOO / f"{name}.csv"]), "measured": {}} for name in captions}
     for entry, names in ENTRIES.items():
         files = files_of(ZOO / entry)
         cards = {name: CHECKPOINTS / name / "card.json" for name in names}

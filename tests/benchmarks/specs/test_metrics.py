@@ -53,6 +53,25 @@ def test_a_metric_is_one_record_and_a_title(tmp_path, monkeypatch):
     assert (column.title, column.direction, column.digits, column.scored) == ("Brightness", "down", 1, True)
 
 
+def test_psnr_to_the_converged_run_stands_beside_that_to_the_dense_run(tmp_path):
+    paths = [tmp_path / f"{level}.png" for level in (10, 20, 40)]
+    for path, level in zip(paths, (10, 20, 40), strict=True):
+        Image.new("RGB", (8, 8), (level,) * 3).save(path)
+    names = ["psnr", "psnr_converged"]
+    for dense, converged in (([1], [2]), ([1], None), (None, [2])):
+        given = quality.Inputs(
+            paths[:1],
+            ["a"],
+            dense=dense and [paths[dense[0]]],
+            converged=converged and [paths[converged[0]]],
+        )
+        cells, _ = quality.score(given, names, tmp_path / "kept")
+        off = {"psnr": dense and 10, "psnr_converged": converged and 30}
+        assert {name: cell["value"] for name, cell in cells.items()} == pytest.approx(
+            {name: 20 * np.log10(255 / error) for name, error in off.items() if error}
+        )
+
+
 @pytest.mark.parametrize("name", ["macs", "latency", "clip_score", "psnr", "fid_efflite0"])
 def test_a_metric_that_was_asked_for_is_measured_or_explained(name):
     run, member = spec("macs", name), next(key for key, metric in METRICS.items() if metric.asked_as == name)
@@ -74,6 +93,8 @@ def test_a_dense_run_is_not_compared_with_itself():
     assert lost(["psnr", "ssim"], [], [], dense=True) == []
     assert lost(["psnr", "ssim", "clip_score"], ["ssim"], [], dense=False) == ["psnr", "clip_score"]
     make(spec("macs", "psnr", reference=None), {"all": CELLS}).check_asked("record")
+    assert lost(["psnr", "psnr_converged"], ["psnr"], [], dense=False) == ["psnr_converged"]
+    assert lost(["psnr", "psnr_converged"], ["psnr"], [], dense=False, converged=True) == []
 
 
 def test_every_function_is_there_and_takes_what_its_record_says(tmp_path):

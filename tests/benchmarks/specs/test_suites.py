@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from functools import cache
 from pathlib import Path
 
 import pytest
 
+from baselines import method as method_of
+from baselines.preparation import NOISE_SEED
 from benchmarks import ROOT
 from benchmarks.prepare import kept
+from benchmarks.prepare.search import NOISE_SEED as SEARCH_SEED
 from benchmarks.specs import record
 from benchmarks.specs.files import read_toml
 from benchmarks.specs.profiles import PROFILES
@@ -43,8 +47,32 @@ def pruned(name: str) -> list[RunSpec]:
     return [spec for spec in suite(name).values() if spec.method == "dipgo" and "learn" not in spec.params]
 
 
-def test_every_table_has_a_suite_and_every_suite_a_table():
-    assert {path.stem for path in SUITES.glob("*.toml")} == set(TABLES) == {f"table{n}" for n in range(1, 9)}
+def test_every_table_has_a_suite_and_every_suite_a_table_but_the_one_that_is_only_prepared():
+    suites = {path.stem for path in SUITES.glob("*.toml")}
+    assert suites - {"frontier"} == set(TABLES) == {f"table{n}" for n in range(1, 9)}
+
+
+def test_the_frontier_holds_every_contestant_at_every_ratio_and_its_settings_never_saw_its_test_set():
+    specs = load_suite(SUITES / "frontier.toml", lambda row: REVISIONS[row["model"]])
+    contestants = {"tuned", "gits", "learned", "uniform", "forecast1", "deepcache", "plus", "ours"}
+    for model, ratios in (("sd", 4), ("sd2", 4), ("dit", 4), ("pixart", 3)):
+        rows = [spec for spec in specs if spec.id.startswith(f"frontier-{model}-")]
+        assert len(rows) == ratios * len(contestants) + 1 and len({spec.setting for spec in rows}) == 2
+        assert {spec.id.split("-")[2] for spec in rows} == contestants | {"converged"}
+        assert {spec.converged for spec in rows} == {f"frontier-{model}-converged", None}
+    assert len({spec.seed for spec in specs}) == 1
+    used = {spec.seed for name in TABLES for spec in suite(name).values()}
+    for spec in specs:
+        assert spec.seed not in used | {NOISE_SEED, SEARCH_SEED}
+        assert spec.prompts == (("classes",) if spec.model == "emoji-dit" else ("fresh",))
+        assert '"fresh"' not in json.dumps(spec.to_json()["params"])
+        method_of(spec.method).prepares(spec.params)
+        if spec.method == "tuned_steps":
+            plus = next(other for other in specs if other.id == spec.id.replace("tuned", "plus"))
+            forecast, tuning = kept.preparations(spec, ROOT)
+            assert [forecast] == [*kept.preparations(plus, ROOT)]
+            learned = next(other for other in specs if other.id == spec.id.replace("tuned", "learned"))
+            assert [*kept.preparations(learned, ROOT)][:2] == [forecast, tuning]
 
 
 @pytest.mark.parametrize("name", TABLES)

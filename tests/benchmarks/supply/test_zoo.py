@@ -13,7 +13,14 @@ from diffusers import DiffusionPipeline, StableDiffusionPipeline
 from PIL import Image
 from safetensors.torch import load_file
 
+from baselines.preparation import Pictures
+from baselines.search import FitnessConfig
+from benchmarks.prepare.search import Calibration
+from benchmarks.prepare.studio import RunStudio
+from benchmarks.specs.prompts import FRESH
+from benchmarks.specs.run import Setting
 from benchmarks.supply import zoo
+from benchmarks.supply.embedded import Embedded
 from benchmarks.supply.zoo import ZOO
 from dipgo.errors import DipgoError
 
@@ -111,6 +118,35 @@ def test_prompt_sets_are_large_and_share_no_picture_caption_or_name():
     assert not {row["name"] for row in by_set["seen"]} & {row["name"] for row in by_set["held-out"]}
 
 
+def test_the_fresh_captions_are_in_no_other_set_and_of_known_names():
+    """Where a fluent picture is held out, training left out the flat one of its name, which has the same outlines; some
+    names have no picture of a style at all. These pairs are the fresh set."""
+    with (ZOO / "prompts.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    fresh = zoo.prompts(FRESH)
+    assert len({row.caption for row in fresh}) == len(fresh) >= 100
+    assert {row.caption for row in fresh}.isdisjoint(row["caption"] for row in rows)
+    assert {row.name for row in fresh} <= {row["name"] for row in rows if row["set"] != "held-out"}
+    styles = {row["name"]: {other["style"] for other in rows if other["name"] == row["name"]} for row in rows}
+    hidden = {row["name"] for row in rows if row["set"] == "held-out" and row["style"] == "fluent"}
+    without = {row.name for row in fresh if row.style == "flat"} - hidden
+    assert hidden <= {row.name for row in fresh if row.style == "flat"} and len(without) <= 13
+    assert all(row.style not in styles[row.name] for row in fresh)
+    row = {"model": "emoji-sd", "prompts": ["held-out"]}
+    assert Embedded().revision(row | {"prompts": ["fresh"]}).startswith(f"{Embedded().revision(row)}.")
+
+
+@pytest.mark.parametrize("ask", ["studio", "calibration"])
+def test_no_method_reads_the_fresh_captions(ask):
+    setting = Setting("embedded", "emoji-sd", "", "float32", "ddim", 4, 4.0, 64)
+    with pytest.raises(DipgoError, match="the prompt set 'fresh' is kept for the published numbers"):
+        if ask == "studio":
+            studio = RunStudio.__new__(RunStudio)
+            Pictures(prompts="fresh").drawn(studio)
+        else:
+            Calibration(setting, FitnessConfig(prompts="fresh"))
+
+
 def test_prompts_are_numbered_in_file_order():
     found = zoo.prompts("seen")
     assert [prompt.index for prompt in found] == list(range(len(found)))
@@ -161,7 +197,7 @@ def test_the_zoo_is_small_and_its_weights_are_half_precision():
 
 
 def test_the_manifest_lists_every_file_of_its_entries():
-    assert {"prompts", "reference", *MODELS} == set(zoo.manifest())
+    assert {"prompts", FRESH, "reference", *MODELS} == set(zoo.manifest())
     for entry in (*MODELS, "reference"):
         present = {path.relative_to(ZOO).as_posix() for path in zoo.files_of(ZOO / entry)}
         assert present == set(zoo.manifest()[entry]["files"])
