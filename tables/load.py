@@ -174,6 +174,7 @@ def load_table(name: str, folder: Path = HERE / "specs", profile: str = DEFAULT,
     shown, csv_only = parts.columns("shown", "csv_only")
     made = {
         "profile": profile,
+        "suites": suites,
         "models": tuple(dict.fromkeys(str(run.get("model")) for run in runs.values())),
         "compare": parts.contests(),
         "dataset": parts.datasets(),
@@ -265,7 +266,7 @@ def load_records(table: Table, folder: Path) -> dict[str, Record]:
 
 def departures(table: Table, records: Mapping[str, Record]) -> dict[str, dict[str, Any]]:
     """Return the settings in which a record differs from the suite's run, and so from its row's label, by run id."""
-    rows = read_suite(SUITES / f"{table.name}.toml", table.profile)
+    rows = read_suite(table.suites / f"{table.name}.toml", table.profile)
     changes = {}
     for run, item in records.items():
         asked = flat({key: rows[run][key] for key in SETTINGS if key in rows.get(run, {})})

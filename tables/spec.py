@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from benchmarks.specs.profiles import DEFAULT
 
@@ -146,6 +147,8 @@ class Table:
 
     name: str
     profile: str
+    suites: Path
+    """The folder of the table's suite, which has the table's name."""
     title: str
     models: tuple[str, ...]
     """The models whose records may stand in the table."""
