@@ -24,6 +24,7 @@ _MODULES = {
     "graph": ("BlockGraph", "Execution", "Site", "trace_graph"),
     "pipeline": ("Accelerated", "accelerate"),
     "pipeline_compare": ("Comparison", "compare"),
+    "pipeline_drift": ("drift",),
     "pipeline_learn": ("learn",),
     "pruner.losses": ("consistency",),
     "pruner.network": ("Pruner", "straight_through"),

@@ -211,6 +211,12 @@ class Recipe:
             raise DipgoError(f"{source} holds {len(found)} recipes {f'of {calls} calls ' if calls else ''}; say which")
         return found[0]
 
+    def retimed(self, steps: int) -> Recipe:
+        """Return a recipe for another number of steps; see `dipgo.pipeline_retime.retimed`."""
+        from dipgo.pipeline_retime import retimed
+
+        return retimed(self, steps)
+
     def push_to_hub(self, repository: str, **options: Any) -> str:
         """Upload to a repository of the hub, and return the commit's address.
 

@@ -124,3 +124,21 @@ def test_bad_input_is_refused_in_one_line(pipe, differs, says):
     with pytest.raises(DipgoError) as refused:
         dipgo.learn(pipe, **{"prompts": PROMPTS[:1], "budget": 0.5, **RUN, **differs})
     assert says in str(refused.value) and "\n" not in str(refused.value)
+
+
+def test_a_recipe_carries_over_to_other_steps(pipe):
+    recipe = dipgo.learn(pipe, PROMPTS[:2], 0.5, **RUN)
+    same = recipe.retimed(6)
+    assert np.array_equal(same.schedule.reuse, recipe.schedule.reuse)
+    assert np.allclose(same.schedule.coefficients, recipe.schedule.coefficients)
+    longer = recipe.retimed(10)
+    assert longer.computed_calls == 3 and longer.schedule.calls == 10 and "psnr" not in longer.quality
+    assert longer.macs["full"][1] == pytest.approx(recipe.macs["full"][1])
+    assert np.isfinite(longer.schedule.coefficients).all() and type(recipe).from_dict(longer.to_dict())
+    with dipgo.accelerate(pipe, longer) as run:
+        draw(pipe, "a cow", 5, {**RUN, "num_inference_steps": 10})
+        with pytest.raises(DipgoError, match="made for 10 timesteps"):
+            draw(pipe, "a cow", 5, RUN)
+    assert run.report()["unet"]["calls_run"] == 3
+    with pytest.raises(DipgoError, match="too few"):
+        recipe.retimed(3)
