@@ -1,4 +1,4 @@
-"""`dipgo learn | apply | compare | show | check`: recipes for pipelines, and the authors' published gates as schedules.
+"""`dipgo learn | apply | compare | show | check | drift`: recipes, and the authors' published gates as schedules.
 
 Arguments are read before torch is loaded, so that help, version and the refusal of a misspelt argument take no time.
 """
@@ -32,12 +32,18 @@ COMMANDS = {
         (*PIPELINE, "recipe", "prompts", "seed", *RUN),
     ),
     "show": ("print recipes and a map of their gates", ("recipe", "png")),
+    "drift": (
+        "store a pipeline's pictures once, and fail when they have changed",
+        (*PIPELINE, "prompts", "store", "by recipe", "seed", *RUN),
+    ),
     "check": ("say whether recipes fit a pipeline, and why not", (*PIPELINE, "recipe")),
 }
 """What each command does, and the arguments that it takes."""
 ARGUMENTS = {
     "pipeline": (("pipeline",), {"help": "a folder in the format of diffusers, or a repository of the hub"}),
     "recipe": (("recipe",), {"help": "a folder with a recipe, or a repository of the hub"}),
+    "by recipe": (("--recipe",), {"metavar": "FOLDER", "help": "draw by this recipe"}),
+    "store": (("--store",), {"required": True, "metavar": "FOLDER", "help": "where the pictures are stored"}),
     "prompts": (("--prompts",), {"type": Path, "required": True, "help": "a text file with one prompt a line"}),
     "prompt": (("--prompt",), {"required": True, "help": "what to draw"}),
     "recipe to": (("-o", "--output"), {"required": True, "metavar": "FOLDER", "help": "where the recipe goes"}),

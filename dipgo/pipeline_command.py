@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import shutil
 import warnings
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +99,23 @@ def check(options: argparse.Namespace) -> int:
         print(f"{name}: {f'does not fit: {reason}' if reason else f'fits{other}'}")
         fitting += not reason
     return 0 if fitting else 1
+
+
+def drift(options: argparse.Namespace) -> int:
+    """Compare a pipeline's pictures with the stored ones, or store them."""
+    prompts, recipes = _prompts(options.prompts), load_recipes(options.recipe) if options.recipe else []
+    from dipgo.pipeline import accelerate
+    from dipgo.pipeline_compare import learned_with
+    from dipgo.pipeline_drift import drift as drifting
+
+    arguments = {**(learned_with(recipes[0]) if recipes else {}), **_arguments(options)}
+    pipe = _pipeline(options)
+    with accelerate(pipe, recipes) if recipes else nullcontext():
+        found = drifting(pipe, prompts, options.store, seed=options.seed, **arguments)
+    print(
+        ", ".join(f"{name} {value:.2f}" if type(value) is float else f"{name} {value}" for name, value in found.items())
+    )
+    return 0
 
 
 def gate_map(schedules: list[Schedule]) -> np.ndarray:

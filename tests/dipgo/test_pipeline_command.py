@@ -83,6 +83,13 @@ def test_it_shows_checks_and_applies(place, monkeypatch, capsys):
     assert status == 0 and "3 of 6 calls" in out and Image.open(place / "fox.png").mode == "RGB"
 
 
+def test_it_tells_drift(place, monkeypatch, capsys):
+    command = ["drift", "pipe", "--prompts", "prompts.txt", "--store", "stored", "--steps", "6", "--guidance", "4"]
+    assert [run(place, monkeypatch, capsys, *command)[0] for _ in range(2)] == [0, 0]
+    status, _, err = run(place, monkeypatch, capsys, *command, "--recipe", "recipe")
+    assert status == 1 and "have drifted: PSNR" in err
+
+
 def test_it_compares(place, monkeypatch, capsys):
     status, out, _ = run(place, monkeypatch, capsys, "compare", "pipe", "recipe", "--prompts", "prompts.txt")
     assert status == 0

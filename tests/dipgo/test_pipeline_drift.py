@@ -27,3 +27,14 @@ def test_it_is_quiet_until_something_changes(tmp_path):
     (tmp_path / FILE).write_bytes(b"nothing")
     with pytest.raises(DipgoError, match="no stored pictures"):
         drift(pipe, ["a fox", "a dog"], tmp_path, **RUN)
+
+
+def test_the_fixture_stores_beside_the_test(tmp_path, monkeypatch):
+    from types import SimpleNamespace
+
+    from dipgo.pytest_plugin import dipgo_drift
+
+    request = SimpleNamespace(path=tmp_path / "test_mine.py", node=SimpleNamespace(name="test_picture"))
+    torch.manual_seed(0)
+    stored = dipgo_drift.__wrapped__(request)(stable_diffusion(), ["a fox"], **RUN)
+    assert (tmp_path / "drift" / "test_picture" / FILE).exists() and stored["pictures"] == 1
