@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 from collections.abc import Sequence
 from concurrent.futures import as_completed
 from dataclasses import replace
@@ -50,7 +51,9 @@ def _side_by_side() -> list[check.Finding]:
     baseline.load()  # bad input is named once, and before anything is drawn
     models = [list(group) for _, group in groupby(CASES, key=lambda name: CASES[name].spec.model)]
     findings = []
-    with processes(min(WORKERS, os.cpu_count() or 1)) as pool, tqdm(total=len(CASES), desc="drift", unit="case") as bar:
+    start = "fork" if sys.platform == "linux" else "spawn"  # torch has computed nothing here yet
+    workers = processes(min(WORKERS, os.cpu_count() or 1), start)
+    with workers as pool, tqdm(total=len(CASES), desc="drift", unit="case") as bar:
         running = {submitted(pool, _check, names): names for names in models}
         for done in as_completed(running):
             findings += done.result()

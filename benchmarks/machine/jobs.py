@@ -82,14 +82,17 @@ def run_jobs(jobs: Mapping[Hashable, Job], workers: int) -> dict[Hashable, Dipgo
 
 
 @contextmanager
-def processes(workers: int) -> Iterator[Executor]:
+def processes(workers: int, start: str = "spawn") -> Iterator[Executor]:
     """Give an executor of so many processes that share the machine's threads, or of this process where there is one.
-    Whatever ends the work early ends the processes as well. Submit to it by `submitted`."""
+    Whatever ends the work early ends the processes as well. Submit to it by `submitted`.
+
+    start: how `multiprocessing` starts them. A fork spares them the imports, but may hang once torch has threads here.
+    """
     if workers == 1:
         yield _Here()
         return
     threads = max(1, torch.get_num_threads() // workers)
-    context = multiprocessing.get_context("spawn")  # a fork of a process with torch's threads may hang
+    context = multiprocessing.get_context(start)
     executor = ProcessPoolExecutor(workers, context, _begin, (threads,))
     try:
         yield executor
