@@ -156,7 +156,8 @@ def test_fid_is_held_against_the_papers_of_equally_many_pictures(tmp_path):
 def test_only_profiles_with_records_are_rendered(tmp_path, caplog):
     folders = ["--records", str(write(tmp_path / "records", "plms-25")), "--out", str(tmp_path / "out")]
     assert main(["render", *folders]) == 0
-    assert sorted(path.name for path in (tmp_path / "out" / "paper").iterdir()) == ["table1.csv", "table1.md"]
+    names = sorted(path.name for path in (tmp_path / "out" / "paper").iterdir())
+    assert names == ["table1.csv", "table1.md", "table1_controls.md", "table1_full.md"]
     assert not (tmp_path / "out" / "random-weights").exists() and (tmp_path / "out" / "table2.md").is_file()
     assert main(["render", *folders, "--check"]) == 0
     assert main(["render", "table2", "--profile", "paper", *folders]) == 2
