@@ -97,9 +97,9 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(name: str, options: argparse.Namespace) -> int:
-    from dipgo import pipeline_command
+    from dipgo.recipes import command
 
-    return getattr(pipeline_command, name)(options)
+    return getattr(command, name)(options)
 
 
 def _import_released(options: argparse.Namespace) -> None:

@@ -10,8 +10,8 @@ import torch
 from dipgo import Schedule, accelerate, gated, trace_graph
 from dipgo.errors import DipgoError
 from dipgo.families.watch import capture, costs_of
-from dipgo.pipeline import recipe_of
-from dipgo.pipeline_record import draw, record
+from dipgo.recipes.accelerate import recipe_of
+from dipgo.recipes.record import draw, record
 from tests.helpers.pipelines import stable_diffusion
 
 STEPS = 5

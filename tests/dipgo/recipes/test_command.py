@@ -15,14 +15,14 @@ from PIL import Image
 from benchmarks import ROOT
 from dipgo import Recipe, accelerate, compare
 from dipgo.__main__ import main
-from dipgo.pipeline_compare import learned_with
-from dipgo.pipeline_record import draw
-from dipgo.recipe import FILE
+from dipgo.recipes.compare import learned_with
+from dipgo.recipes.recipe import FILE
+from dipgo.recipes.record import draw
 from tests.helpers.pipelines import stable_diffusion
 
 FRESH = """
 import sys, numpy, torch, diffusers, dipgo
-from dipgo.pipeline_record import draw
+from dipgo.recipes.record import draw
 torch.set_num_threads(1)
 pipe = diffusers.DiffusionPipeline.from_pretrained(sys.argv[1])
 with dipgo.accelerate(pipe, sys.argv[2]):
@@ -136,7 +136,7 @@ def test_bad_input_ends_in_one_line(place, monkeypatch, capsys, arguments, says)
 
 
 def test_json_prompts_hold_arguments_of_their_own(tmp_path, monkeypatch, capsys):
-    from dipgo.pipeline_command import _prompts
+    from dipgo.recipes.command import _prompts
 
     (tmp_path / "p.json").write_text(json.dumps(["a fox", {"prompt": "a dog", "eta": 0.5}]))
     assert _prompts(tmp_path / "p.json") == ["a fox", {"prompt": "a dog", "eta": 0.5}]

@@ -10,9 +10,9 @@ import torch
 
 import dipgo
 from dipgo.errors import DipgoError
-from dipgo.pipeline_fit import fit, spacings
-from dipgo.pipeline_learn import _Kept
-from dipgo.pipeline_record import draw, record
+from dipgo.recipes.fit import fit, spacings
+from dipgo.recipes.learn import _Kept
+from dipgo.recipes.record import draw, record
 from tests.helpers.pipelines import stable_diffusion
 
 RUN = {"num_inference_steps": 6, "guidance_scale": 4.0, "output_type": "np"}
@@ -92,7 +92,7 @@ def test_learned_twice_it_is_the_same_and_an_interrupted_one_goes_on(pipe, tmp_p
             return super().run(key, lambda: made.append(key) or make())
 
     with monkeypatch.context() as patch:
-        patch.setattr("dipgo.pipeline_learn._Kept", Stopped)
+        patch.setattr("dipgo.recipes.learn._Kept", Stopped)
         with pytest.raises(KeyboardInterrupt):
             dipgo.learn(pipe, PROMPTS, 0.5, keep=tmp_path, **RUN)
         made.append("stop no more")

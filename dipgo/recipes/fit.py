@@ -32,7 +32,7 @@ def spacings(count: int, calls: int) -> Iterator[list[int]]:
 def fit(dense: Sequence, own: Sequence, computed: Sequence[int], memory: int) -> np.ndarray:
     """Return the coefficients [calls, 1 site, K, branches] of runs that compute the calls in `computed`.
 
-    dense: the dense runs (`dipgo.pipeline_record.Recorded`), one for each picture.
+    dense: the dense runs (`dipgo.recipes.record.Recorded`), one for each picture.
     own: runs of the same pictures that computed these calls, by earlier coefficients. At first the dense ones.
     memory: K.
     """

@@ -7,7 +7,7 @@ import torch
 
 import dipgo
 from dipgo.errors import DipgoError
-from dipgo.pipeline_drift import FILE, drift
+from dipgo.recipes.drift import FILE, drift
 from tests.helpers.pipelines import stable_diffusion
 
 RUN = {"num_inference_steps": 3, "guidance_scale": 4.0, "output_type": "np"}
@@ -32,7 +32,7 @@ def test_it_is_quiet_until_something_changes(tmp_path):
 def test_the_fixture_stores_beside_the_test(tmp_path, monkeypatch):
     from types import SimpleNamespace
 
-    from dipgo.pytest_plugin import dipgo_drift
+    from dipgo.recipes.pytest_plugin import dipgo_drift
 
     request = SimpleNamespace(path=tmp_path / "test_mine.py", node=SimpleNamespace(name="test_picture"))
     torch.manual_seed(0)

@@ -16,13 +16,13 @@ import torch
 import dipgo
 from benchmarks import ROOT
 from dipgo.errors import DipgoError
-from dipgo.pipeline_record import draw
-from dipgo.recipe import load_recipes
+from dipgo.recipes.recipe import load_recipes
+from dipgo.recipes.record import draw
 from tests.helpers.stock import STOCK
 
 FRESH = """
 import sys, numpy, torch, dipgo
-from dipgo.pipeline_record import draw
+from dipgo.recipes.record import draw
 from tests.helpers.stock import STOCK
 torch.set_num_threads(1)
 for number, name in enumerate(STOCK):

@@ -27,10 +27,10 @@ from dipgo.families import denoiser_of
 from dipgo.families.watch import capture, costs_of
 from dipgo.files import write_bytes
 from dipgo.graph import WHOLE_CALL
-from dipgo.pipeline import component_of, recipe_of, target_of
-from dipgo.pipeline_fit import fit, spacings
-from dipgo.pipeline_record import Recorded, draw, psnr, record
-from dipgo.recipe import Recipe
+from dipgo.recipes.accelerate import component_of, recipe_of, target_of
+from dipgo.recipes.fit import fit, spacings
+from dipgo.recipes.recipe import Recipe
+from dipgo.recipes.record import Recorded, draw, psnr, record
 from dipgo.sampling import picture_seeds
 from dipgo.schedule import Schedule
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from dipgo.errors import DipgoError, first_line
 from dipgo.files import parse_json, write_bytes
-from dipgo.recipe import FILE, load_recipes
+from dipgo.recipes.recipe import FILE, load_recipes
 from dipgo.schedule import Schedule
 
 PIXELS = 8  # of a gate's square in a picture
@@ -26,8 +26,8 @@ def learn(options: argparse.Namespace) -> int:
     if folder.exists() and not folder.is_dir():
         raise DipgoError(f"{folder} is a file; give a folder for the recipe")
     keep = folder / ".dipgo-learning"
-    from dipgo.pipeline_learn import Settings
-    from dipgo.pipeline_learn import learn as learning
+    from dipgo.recipes.learn import Settings
+    from dipgo.recipes.learn import learn as learning
 
     Settings(options.budget, options.memory, options.seed)  # refuses what cannot be, before anything is loaded
     settings = {"component": options.component, "seed": options.seed, "memory": options.memory, "keep": keep}
@@ -45,10 +45,10 @@ def apply(options: argparse.Namespace) -> int:
     recipes, output = load_recipes(options.recipe), Path(options.output)
     if not output.parent.is_dir():
         raise DipgoError(f"{output.parent} is no folder; make it first")
-    from dipgo.pipeline import accelerate
-    from dipgo.pipeline_compare import learned_with
-    from dipgo.pipeline_learn import quiet
-    from dipgo.pipeline_record import draw
+    from dipgo.recipes.accelerate import accelerate
+    from dipgo.recipes.compare import learned_with
+    from dipgo.recipes.learn import quiet
+    from dipgo.recipes.record import draw
 
     arguments = {**learned_with(recipes[0]), **_arguments(options), "output_type": "np"}
     pipe = _pipeline(options)
@@ -65,7 +65,7 @@ def apply(options: argparse.Namespace) -> int:
 def compare(options: argparse.Namespace) -> int:
     """Print what a recipe is worth beside other ways of drawing."""
     prompts, recipes = _prompts(options.prompts), load_recipes(options.recipe)
-    from dipgo.pipeline_compare import compare as comparing
+    from dipgo.recipes.compare import compare as comparing
 
     pipe = _pipeline(options)
     for recipe in recipes:
@@ -85,7 +85,7 @@ def show(options: argparse.Namespace) -> int:
 def check(options: argparse.Namespace) -> int:
     """Print for each recipe whether it fits a pipeline, and return 1 where none does."""
     recipes = load_recipes(options.recipe)
-    from dipgo.pipeline import target_of
+    from dipgo.recipes.accelerate import target_of
 
     pipe, fitting = _pipeline(options), 0
     for recipe in recipes:
@@ -104,9 +104,9 @@ def check(options: argparse.Namespace) -> int:
 def drift(options: argparse.Namespace) -> int:
     """Compare a pipeline's pictures with the stored ones, or store them."""
     prompts, recipes = _prompts(options.prompts), load_recipes(options.recipe) if options.recipe else []
-    from dipgo.pipeline import accelerate
-    from dipgo.pipeline_compare import learned_with
-    from dipgo.pipeline_drift import drift as drifting
+    from dipgo.recipes.accelerate import accelerate
+    from dipgo.recipes.compare import learned_with
+    from dipgo.recipes.drift import drift as drifting
 
     arguments = {**(learned_with(recipes[0]) if recipes else {}), **_arguments(options)}
     pipe = _pipeline(options)

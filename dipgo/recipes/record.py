@@ -18,7 +18,7 @@ from torch.utils._pytree import tree_leaves
 from dipgo.errors import DipgoError
 from dipgo.execute.hooks import around
 from dipgo.families import denoiser_of
-from dipgo.pipeline import Reader, branches_of, grid_of
+from dipgo.recipes.accelerate import Reader, branches_of, grid_of
 
 POSITIONS = 16_384  # of an output that are kept of each picture
 NUDGE = 1e-3

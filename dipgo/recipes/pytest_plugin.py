@@ -13,7 +13,7 @@ import pytest
 @pytest.fixture
 def dipgo_drift(request: pytest.FixtureRequest) -> Callable[..., dict[str, Any]]:
     """Return `dipgo.drift` with a folder beside the test, "drift/<the test's name>", as `drift(pipe, prompts, ...)`."""
-    from dipgo.pipeline_drift import drift
+    from dipgo.recipes.drift import drift
 
     place = Path(request.path).parent / "drift" / request.node.name
     return partial(drift, folder=place)

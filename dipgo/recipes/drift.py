@@ -11,8 +11,8 @@ import numpy as np
 
 from dipgo.errors import DipgoError, first_line
 from dipgo.files import parse_json, write_bytes
-from dipgo.pipeline_learn import interval, quiet
-from dipgo.pipeline_record import draw, psnr
+from dipgo.recipes.learn import interval, quiet
+from dipgo.recipes.record import draw, psnr
 from dipgo.sampling import picture_seeds
 
 FILE = "dipgo_drift.safetensors"

@@ -212,8 +212,8 @@ class Recipe:
         return found[0]
 
     def retimed(self, steps: int) -> Recipe:
-        """Return a recipe for another number of steps; see `dipgo.pipeline_retime.retimed`."""
-        from dipgo.pipeline_retime import retimed
+        """Return a recipe for another number of steps; see `dipgo.recipes.retime.retimed`."""
+        from dipgo.recipes.retime import retimed
 
         return retimed(self, steps)
 

@@ -14,11 +14,11 @@ from tqdm import tqdm
 
 from dipgo.errors import DipgoError, first_line
 from dipgo.families import denoiser_of
-from dipgo.pipeline import accelerate
-from dipgo.pipeline_fit import spacings
-from dipgo.pipeline_learn import STEPS, interval, quiet
-from dipgo.pipeline_record import draw, psnr
-from dipgo.recipe import Recipe
+from dipgo.recipes.accelerate import accelerate
+from dipgo.recipes.fit import spacings
+from dipgo.recipes.learn import STEPS, interval, quiet
+from dipgo.recipes.recipe import Recipe
+from dipgo.recipes.record import draw, psnr
 from dipgo.sampling import picture_seeds
 from dipgo.schedule import Schedule
 

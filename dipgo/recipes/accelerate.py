@@ -26,7 +26,7 @@ from dipgo.execute.run import ROUNDING, TIMESTEPS, Clock
 from dipgo.execute.trace import Outcome
 from dipgo.families import denoiser_of
 from dipgo.graph import BlockGraph, Stream, named_inputs
-from dipgo.recipe import Recipe, RunForm, Target, load_recipes
+from dipgo.recipes.recipe import Recipe, RunForm, Target, load_recipes
 from dipgo.schedule import Schedule
 
 log = logging.getLogger(__name__)
@@ -299,7 +299,7 @@ def recipe_of(pipe: Any, component: str, run: Any, costs: CostModel, schedule: S
 
     pipe: the pipeline.
     component: the denoiser's name in it.
-    run: a `dipgo.pipeline_record.Recorded`.
+    run: a `dipgo.recipes.record.Recorded`.
     costs: graph and MACs of the schedule's sites, as `dipgo.costs_of` gives them.
     schedule: gets the run's timesteps.
     known: further fields of the recipe.
