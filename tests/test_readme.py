@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 
 import pytest
 import torch
@@ -29,6 +30,15 @@ def test_the_pipeline_of_the_readme_is_accelerated_in_a_few_lines(tmp_path, monk
     )
     assert names["recipe"].schedule.calls == 9 and len(names["images"]) == 1  # PLMS calls twice at its second timestep
     assert (tmp_path / "my-recipe" / "dipgo_recipe.json").is_file() and "calls" in capsys.readouterr().out
+
+
+def test_the_commands_of_the_pages_have_the_flags_that_are_shown():
+    from dipgo.__main__ import _parser
+
+    lines = re.findall(r"^dipgo (.+?)(?: +#.*)?$", PAGES[PAGES.index(ROOT / "docs" / "library.md")].read_text(), re.M)
+    assert len(lines) == 5
+    for line in lines:
+        _parser().parse_args(shlex.split(line))
 
 
 def test_a_schedule_made_by_hand_runs(monkeypatch, capsys):
