@@ -20,7 +20,7 @@ from baselines import Plan
 from benchmarks.models.generate import sample
 from benchmarks.models.model import Model
 from benchmarks.supply.random_weights import CLASSES, without_values
-from dipgo import Batch, Diffusion, Inputs, Sampler, Schedule, TrainConfig, initial_noise, train_pruner
+from dipgo import Batch, Diffusion, Inputs, Schedule, TrainConfig, initial_noise, train_pruner
 
 GUIDANCE = 7.5
 """Any scale that asks for the second guidance branch where there is one."""
@@ -92,7 +92,7 @@ def generation_bytes(
     The other arguments are those of `training_step_bytes`.
     """
     model = _shapes(name, dtype, slicing, changes)
-    sampler = Sampler("ddim", model.scheduler_config, FEW[0])
+    sampler = model.sampler("ddim", FEW[0])
     plan = Plan(sampler, Schedule.dense(model.costs.graph.sites, sampler.calls), model.costs)
     with _watched(model) as watched:
         sample(watched, plan, [CLASSES[0]] * batch, range(batch), GUIDANCE)
@@ -101,7 +101,7 @@ def generation_bytes(
 
 
 def _training_step(model: Model, calls: int, batch: int, checkpoint: bool) -> dict[str, int]:
-    config, sampler = TrainConfig(steps=1, checkpoint=checkpoint), Sampler("ddim", model.scheduler_config, calls)
+    config, sampler = TrainConfig(steps=1, checkpoint=checkpoint), model.sampler("ddim", calls)
     costs, scale = model.costs, model.branch_guidance(GUIDANCE)
     pixels = model.latent_shape[1] * 2 ** (len(model.pipeline.vae.config.block_out_channels) - 1)
     with _watched(model) as watched:

@@ -66,6 +66,10 @@ class Model:
         size = self.denoiser.config.sample_size
         return self.denoiser.config.in_channels, size, size
 
+    def sampler(self, scheduler: str, steps: int) -> Sampler:
+        """Return the sampler of a name with the model's own noise schedule."""
+        return Sampler(scheduler, self.scheduler_config, steps)
+
     def diffusion(self, sampler: Sampler, guidance: float) -> Diffusion:
         """Return the denoiser with a sampler and the guidance scale as the sampling loop takes it."""
         return Diffusion(self.denoiser, sampler, self.branch_guidance(guidance))

@@ -23,7 +23,7 @@ from benchmarks.specs.files import write_text
 from benchmarks.specs.prompts import check_learnable
 from benchmarks.specs.run import Setting
 from benchmarks.supply.profiles import source
-from dipgo import DipgoError, Sampler, Schedule, consistency, picture_seeds, rollout_together
+from dipgo import DipgoError, Schedule, consistency, picture_seeds, rollout_together
 
 NOISE_SEED = 2_000_003  # apart from the seeds of any scored picture and of any training
 
@@ -34,7 +34,7 @@ class Calibration:
     def __init__(self, setting: Setting, config: FitnessConfig) -> None:
         check_learnable(config.prompts)
         self.model, self.guidance = models.load(setting), setting.guidance
-        self.sampler = Sampler(setting.scheduler, self.model.scheduler_config, setting.steps)
+        self.sampler = self.model.sampler(setting.scheduler, setting.steps)
         self.loss, self.together = consistency(config.loss), BATCHES * pictures_at_once(setting.resolution)
         captions = source(setting.profile).captions(config.prompts, setting.model)
         if not 1 <= config.images <= len(captions):

@@ -22,7 +22,7 @@ from benchmarks.specs.files import address
 from benchmarks.specs.prompts import check_learnable
 from benchmarks.specs.run import RunSpec
 from benchmarks.supply.profiles import source
-from dipgo import Inputs, Sampler
+from dipgo import Inputs
 from dipgo.errors import DipgoError
 
 SEARCHES = ScheduleSearch.folder
@@ -57,7 +57,7 @@ class RunStudio(Studio):
     def context(self) -> PlanContext:
         """Return what the run's method plans for."""
         spec, model = self.spec, self.model
-        sampler = Sampler(spec.scheduler, model.scheduler_config, spec.steps)
+        sampler = model.sampler(spec.scheduler, spec.steps)
         return PlanContext(model.denoiser, model.costs, sampler, spec.params, self)
 
     def taught(self, lesson: Lesson, context: PlanContext) -> Mapping[str, Any]:

@@ -108,7 +108,7 @@ def _plan(spec: RunSpec, name: str) -> Plan:
     if PROFILES[spec.profile].paper_models:
         return paper_models.plan(spec.model, Sampler(spec.scheduler, {}, spec.steps), name, params)
     model = models.load(spec)
-    sampler = Sampler(spec.scheduler, model.scheduler_config, spec.steps)
+    sampler = model.sampler(spec.scheduler, spec.steps)
     return method(name).plan(PlanContext(model.denoiser, model.costs, sampler, params))
 
 

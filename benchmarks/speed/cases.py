@@ -104,7 +104,7 @@ def setting(model: str, scheduler: str = "ddim", steps: int = 20) -> Setting:
 def zoo(model: str, scheduler: str = "ddim", steps: int = 20) -> Case:
     """Return the case of a model of the zoo."""
     loaded = models.load(setting(model, scheduler, steps))
-    return Case(loaded, Sampler(scheduler, loaded.scheduler_config, steps))
+    return Case(loaded, loaded.sampler(scheduler, steps))
 
 
 def full_width(name: str, scheduler: str = "ddim", steps: int = 20) -> Case:
