@@ -27,7 +27,7 @@ from dipgo.errors import DipgoError
 CAPTIONED = ("emoji-bk-base", "emoji-bk-small", "emoji-sd2", "emoji-xl-lcm", "emoji-pixart")
 MODELS = ("emoji-sd", "emoji-clip", *CAPTIONED, "emoji-dit")
 LIMIT = 72 * 2**20
-LIMIT_WITH_CHECKPOINTS = 90 * 10**6
+LIMIT_WITH_CHECKPOINTS = 110 * 10**6  # while trainings are on their way; an installed model has no checkpoint
 
 
 @pytest.fixture
