@@ -202,13 +202,13 @@ def test_a_kept_score_is_of_the_same_picture_dense_picture_and_captions(tmp_path
     random, captions = np.random.default_rng(0), ["cat", "dog"]
     ours, dense = ([picture(tmp_path / part / f"{i}.png", random) for i in range(2)] for part in ("ours", "dense"))
     judge, metrics = Judge(), ("psnr", "retrieval_top1")
-    quality.score(Inputs(ours, captions, dense, judge), metrics, tmp_path / "kept")
+    quality.score(Inputs(ours, captions, dense, judge=judge), metrics, tmp_path / "kept")
     if changed == "caption":
         captions[0] = "dog"
     elif changed == "order":
         ours.reverse()
     else:
         picture((ours if changed == "picture" else dense)[0], random)
-    given = Inputs(ours, captions, dense, judge)
+    given = Inputs(ours, captions, dense, judge=judge)
     found = quality.score(given, metrics, tmp_path / "kept")
     assert len(judge.looked) == 2 and found == quality.score(given, metrics, tmp_path / "other")
