@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import logging
 import os
 import signal
 import sys
@@ -26,6 +27,7 @@ def run_and_exit(main: Callable[[], int], says: str) -> NoReturn:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # the exit itself is not interrupted
         print(f"interrupted; {says}", file=sys.stderr)
         sys.stdout.flush()
+        logging.disable()  # what libraries log on their way out would follow the line
         atexit._run_exitfuncs()  # they release semaphores; to take torch down as well would take seconds
         os._exit(INTERRUPTED)
     sys.exit(status)

@@ -202,18 +202,15 @@ class Clock:
         """
         if not isinstance(timestep, torch.Tensor) or timestep.device.type == "cpu":
             return float(torch.as_tensor(timestep).max())
+        if timestep.device.type == "meta":
+            return math.nan
         version = None if timestep.is_inference() else timestep._version
         memory = timestep.untyped_storage()
         seen = self.source is not None and memory.data_ptr() == self.source.untyped_storage().data_ptr()
         if not seen or version is None or version != self.version or timestep.dtype != self.source.dtype:
             self.source, self.version = timestep.detach(), version
             size = memory.nbytes() // timestep.element_size()
-            try:
-                self.host = self.source.as_strided((size,), (1,), 0).cpu()
-            except NotImplementedError:
-                self.host = None
-        if self.host is None:
-            return math.nan
+            self.host = self.source.as_strided((size,), (1,), 0).cpu()
         return float(self.host.as_strided(timestep.size(), timestep.stride(), timestep.storage_offset()).max())
 
 
