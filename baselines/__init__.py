@@ -23,6 +23,7 @@ METHODS: Registry[str] = Registry(
         "step_skip": "baselines.step_skip",
         "step_search": "baselines.step_search",
         "deepcache": "baselines.deepcache",
+        "taylorseer": "baselines.taylorseer",
         "dipgo": "baselines.learned_schedule",
         "random_scores": "baselines.random_scores",
         "stored_schedule": "baselines.stored_schedule",

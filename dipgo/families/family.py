@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 from weakref import WeakKeyDictionary
 
 import torch
@@ -16,8 +16,8 @@ from dipgo.costs import CostModel, PaperMacs, count_costs
 from dipgo.errors import DipgoError, unknown
 from dipgo.graph import WHOLE_CALL, Site, trace_graph
 
-Unit = Literal["output", "delta", "call"]
-UNITS = ("output", "delta", "call")
+Unit = Literal["output", "delta", "call", "layer"]
+UNITS = ("output", "delta", "call")  # those that `find_sites` finds in any denoiser
 Conditioning = Mapping[str, Any]
 PLAIN = {type(None), bool, int, float, str, bytes}
 
@@ -48,20 +48,25 @@ class Family:
     """Makes a random instance for tests."""
     layers: Callable[[nn.Module, str], tuple[str, ...]] | None = None
     """Gives the parts of a block, for methods that cut one open."""
+    branches: Callable[[nn.Module], tuple[str, ...]] | None = None
+    """Gives the sites of unit "layer": the attention and feed-forward layers, whose outputs a block adds to its stream.
+    None where the modules of `residuals` are such layers themselves."""
     matches: Callable[[Any], bool] = _any_config
     """Looks at a config, to tell apart families that share a class."""
     macs: PaperMacs = PaperMacs()
     """The paper's way of counting."""
 
     def sites(self, denoiser: nn.Module, unit: Unit = "output") -> tuple[str, ...]:
-        """Return the family's sites in order of execution: its blocks' outputs, its residual branches' deltas, or the
-        whole call as the only one."""
-        if unit not in UNITS:
-            raise unknown("unit", unit, UNITS)
+        """Return the family's sites in order of execution: its blocks' outputs, its residual branches' deltas, the
+        layers within its blocks, or the whole call as the only one."""
+        if unit not in get_args(Unit):
+            raise unknown("unit", unit, get_args(Unit))
         if unit == "call":
             return (WHOLE_CALL,)
         if unit == "output":
             return self.blocks(denoiser)
+        if unit == "layer" and self.branches is not None:
+            return self.branches(denoiser)
         return tuple(str(Site(module, delta=True)) for module in self.residuals(denoiser))
 
     def probe_of(self, pipeline: Any) -> dict[str, Any]:

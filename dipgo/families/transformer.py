@@ -16,12 +16,19 @@ from dipgo.costs import PaperMacs
 from dipgo.errors import DipgoError, unknown
 from dipgo.families.family import Conditioning, Family, like, rows
 
+LAYERS = ("attn1", "attn2", "ff")
+"""The layers of a block in order of execution. DiT, which reads no text, has no attn2."""
 TEXT_TOKENS = 120
 """The most tokens of a caption of PixArt-alpha."""
 
 
 def _blocks(transformer: nn.Module) -> tuple[str, ...]:
     return tuple(f"transformer_blocks.{i}" for i in range(len(transformer.transformer_blocks)))
+
+
+def _branches(transformer: nn.Module) -> tuple[str, ...]:
+    blocks = [(name, transformer.get_submodule(name)) for name in _blocks(transformer)]
+    return tuple(f"{name}.{layer}" for name, block in blocks for layer in LAYERS if getattr(block, layer) is not None)
 
 
 def _probe(transformer: nn.Module) -> dict[str, Any]:
@@ -116,6 +123,7 @@ DIT = Family(
     DiTTransformer2DModel,
     blocks=_blocks,
     residuals=_blocks,
+    branches=_branches,
     probe=_dit_probe,
     condition=_dit_condition,
     tiny=_tiny_dit,
@@ -126,6 +134,7 @@ PIXART = Family(
     PixArtTransformer2DModel,
     blocks=_blocks,
     residuals=_blocks,
+    branches=_branches,
     probe=_pixart_probe,
     condition=_pixart_condition,
     tiny=_tiny_pixart,
