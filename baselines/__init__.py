@@ -35,6 +35,7 @@ METHODS: Registry[str] = Registry(
         "tuned_steps": "baselines.tuned_steps",
         "gits_steps": "baselines.gits_steps",
         "learned_steps": "baselines.learned_steps",
+        "first_block_cache": "baselines.first_block_cache",
     },
 )
 """The module of each method. It holds `Params`, a dataclass of the method's parameters; `plan(context, params)`; where

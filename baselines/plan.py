@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from torch import Tensor, nn
 
-from dipgo import BlockGraph, CostModel, Forecast, Inputs, Sampler, Schedule, Unit, family_of, ruled
+from dipgo import (
+    BlockGraph,
+    CostModel,
+    Forecast,
+    Inputs,
+    Policy,
+    Sampler,
+    Schedule,
+    Unit,
+    deciding,
+    family_of,
+    gated,
+    ruled,
+)
 from dipgo.errors import DipgoError
 
 
@@ -19,12 +32,26 @@ class Plan:
 
     sampler: Sampler
     schedule: Schedule
-    """It carries the sampler's timesteps, so that it is refused wherever it is run under another one."""
+    """It carries the sampler's timesteps, so that it is refused wherever it is run under another one. With a policy it
+    is a typical one: what pictures to learn from were given."""
     costs: CostModel
+    policy: Policy | None = None
+    """Decides each picture's schedule while it is drawn. None where all pictures follow `schedule`."""
 
     def __post_init__(self) -> None:
         self.costs.graph.check(self.schedule)
         object.__setattr__(self, "schedule", self.sampler.stamped(self.schedule))
+
+    @contextmanager
+    def applied(self, denoiser: nn.Module) -> Iterator[list[Schedule]]:
+        """Skip by this plan inside the context; yield the list that gets what a policy decides, one schedule for each
+        sampler run. Under a policy draw one picture at a time, since it decides about a whole batch at once."""
+        if self.policy is None:
+            with gated(denoiser, self.costs.graph, self.schedule):
+                yield []
+        else:
+            with deciding(denoiser, self.costs.graph, self.schedule, self.policy) as decided:
+                yield decided
 
 
 class Fitness(Protocol):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -15,7 +15,7 @@ from baselines import Plan
 from benchmarks.models.model import Model
 from benchmarks.specs.files import write_bytes
 from benchmarks.specs.run import RunSpec
-from dipgo import gated, picture_seeds, rollout
+from dipgo import Schedule, picture_seeds, rollout
 
 PIXELS_AT_ONCE = 2**20
 """The most pixels of a batch: 4 pictures of 512 x 512, as in the authors' evaluation."""
@@ -28,6 +28,11 @@ SHARED_NOISES = 4
 def image_paths(folder: Path, count: int) -> list[Path]:
     """Return the file of each prompt's picture, in the order of the prompts."""
     return [folder / f"{index:05d}.png" for index in range(count)]
+
+
+def schedule_path(picture: Path) -> Path:
+    """Return the file of what a policy decided for a picture. It lacks coefficients, which follow from the rest."""
+    return picture.with_suffix(".json")
 
 
 def pictures_at_once(resolution: int) -> int:
@@ -45,10 +50,18 @@ def noise_seeds(spec: RunSpec, count: int) -> list[int]:
 @torch.no_grad()
 def sample(model: Model, plan: Plan, captions: Sequence[str], seeds: Sequence[int], guidance: float) -> torch.Tensor:
     """Return images [n, 3, h, w] for n captions and n seeds of noise. White is 1, black is 0; nothing is clamped."""
+    return drawn(model, plan, captions, seeds, guidance)[0]
+
+
+@torch.no_grad()
+def drawn(
+    model: Model, plan: Plan, captions: Sequence[str], seeds: Sequence[int], guidance: float
+) -> tuple[torch.Tensor, list[Schedule]]:
+    """Return images as `sample` does, and the schedules that the plan's policy decided, if it has one."""
     inputs = model.inputs_of(captions, seeds, guidance)
-    with gated(model.denoiser, plan.costs.graph, plan.schedule):
+    with plan.applied(model.denoiser) as schedules:
         latents = rollout(model.diffusion(plan.sampler, guidance), inputs)
-    return model.decode(latents)
+    return model.decode(latents), schedules
 
 
 @dataclass(frozen=True)
@@ -83,7 +96,9 @@ class Pictures:
                 if not lacking:
                     continue
                 captions, seeds = ([given[index] for index in indices] for given in (self.captions, self.seeds))
-                images = sample(model, plan, captions, seeds, self.guidance)
+                images, schedules = drawn(model, plan, captions, seeds, self.guidance)
+                for schedule in schedules:  # one picture a batch; the picture is written last, so that it has both
+                    replace(schedule, coefficients=None).save(schedule_path(paths[indices[0]]))
                 for index, image in zip(indices, images, strict=True):
                     if index in lacking:
                         _write_png(paths[index], image)

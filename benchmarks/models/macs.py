@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from baselines import Plan
+from dipgo import Schedule
 
 
 def macs_cells(plan: Plan, branches: int) -> dict[str, dict[str, Any]]:
@@ -28,3 +31,22 @@ def macs_cells(plan: Plan, branches: int) -> dict[str, dict[str, Any]]:
         "step_skip_share": plan.costs.step_skip_share(plan.schedule),
     }
     return {name: {"value": value} for name, value in cells.items() if value is not None}
+
+
+def decided_cells(plan: Plan, schedules: Sequence[Schedule], branches: int) -> dict[str, dict[str, Any]]:
+    """Return the same cells as means over pictures, one schedule each, with the lowest and the highest value.
+
+    plan: how the pictures were drawn, by a policy.
+    schedules: what the policy decided for each picture.
+    branches: the guidance branches of a call.
+    """
+    known = {schedule.digest: schedule for schedule in schedules}
+    by_digest = {digest: macs_cells(replace(plan, schedule=s), branches) for digest, s in known.items()}
+    pictures = [by_digest[schedule.digest] for schedule in schedules]
+    cells = {}
+    for name in pictures[0]:
+        values = [cells[name]["value"] for cells in pictures if name in cells]
+        low, high = min(values), max(values)
+        mean = min(max(float(np.mean(values)), low), high)  # rounding must not take it beyond them
+        cells[name] = {"value": mean, "n": len(values), "low": low, "high": high}
+    return cells

@@ -244,7 +244,9 @@ class Suite:
         return Task(spec, self.plan(spec), prompts, folder, self._folder(dense), self._batch(spec), converged)
 
     def _batch(self, spec: RunSpec) -> int:
-        return self.batch or pictures_at_once(spec.resolution)
+        """Return how many pictures are made at once. A policy decides about a whole batch, so its pictures come one by
+        one."""
+        return 1 if self.plan(spec).policy else self.batch or pictures_at_once(spec.resolution)
 
     def _time(self, specs: Sequence[RunSpec], failed: dict[str, DipgoError]) -> None:
         """Time all runs that lack it, in turn with their dense references; the reasons of those that fail are added to

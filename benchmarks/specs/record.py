@@ -28,6 +28,8 @@ ALL = "all"
 CELL = ("value", "n", "low", "high", "unit")
 DIGITS = 5
 """Significant digits to which samples are kept."""
+ROUNDING = 1e-6
+"""By how much a mean over pictures may be off."""
 TABLES = ("spec", "metrics", "samples", "absent", "provenance", "prepared")
 
 
@@ -57,6 +59,9 @@ class Record:
     prepared: Mapping[str, Any] = field(default_factory=dict)
     """What the method prepared, in words and numbers: for tuned few steps the chosen configuration, how many were
     tried, and why others were refused."""
+    decided: Sequence[Mapping[str, Any]] = ()
+    """Under a policy, which decides each picture's schedule while it is drawn: each distinct one as in `schedule`, with
+    the number of its "pictures", the most frequent first. Empty where all pictures follow `schedule`."""
     schema: int = SCHEMA
 
     @property
@@ -135,20 +140,32 @@ class Record:
         """
         cells = {name: cell["value"] for name, cell in self.metrics.get(ALL, {}).items()}
         pruned, computed = cells.get("pruned_ratio"), cells.get("computed_calls")
-        if self.schedule is None:
+        if self.schedule is not None and self.decided:
+            yield "it has a schedule for all pictures, and one for each; run it again"
+            return
+        schedules = self.decided or ([] if self.schedule is None else [self.schedule])
+        if not schedules:
             if pruned:
                 yield f"pruned_ratio is {pruned}, but there is no schedule; run it again"
             return
-        problem = _problem_of_rows(self.schedule)
-        if problem:
-            yield f"schedule: {problem}; run it again"
+        for schedule in schedules:
+            problem = _problem_of_rows(schedule)
+            if problem:
+                yield f"schedule: {problem}; run it again"
+                return
+        weights = [schedule.get("pictures") for schedule in self.decided] or [1]
+        if not all(type(weight) is int and weight > 0 for weight in weights):
+            yield f"decided schedules have {weights} pictures; each has a number of at least 1"
             return
-        rows = self.schedule["reuse"]
-        entered, whole = sum("0" in row for row in rows), sum("1" not in row for row in rows)
-        if computed is not None and not whole <= computed <= entered:
+        rows = [
+            (row, weight / sum(weights)) for s, weight in zip(schedules, weights, strict=True) for row in s["reuse"]
+        ]
+        entered = math.fsum(weight for row, weight in rows if "0" in row)
+        whole = math.fsum(weight for row, weight in rows if "1" not in row)
+        if computed is not None and not whole - ROUNDING <= computed <= entered + ROUNDING:
             yield (
-                f"computed_calls is {computed}, but the schedule computes {whole} calls in full and {entered} at least "
-                "in part; run it again"
+                f"computed_calls is {computed}, but the schedule computes {whole:g} calls in full and {entered:g} at "
+                "least in part; run it again"
             )
 
 
@@ -225,8 +242,9 @@ def _plain(value: Any, name: str) -> Any:
 def _json(record: Record) -> str:
     """Return the text of a record's file: its fields, and the digest of its schedule."""
     data = {f.name: getattr(record, f.name) for f in fields(record)}
-    if not record.prepared:
-        del data["prepared"]  # records from before it was there stay as they are
+    for name in ("prepared", "decided"):
+        if not data[name]:
+            del data[name]  # records from before it was there stay as they are
     if record.schedule is not None:
         data["schedule_digest"] = record.schedule_digest
     text = json.dumps({"schema": data.pop("schema"), **data}, indent=1, allow_nan=False)

@@ -15,7 +15,7 @@ from tqdm import tqdm
 from baselines import Plan
 from benchmarks.machine.timing import ROUNDS, WARM_UP_ROUNDS, Stopwatch
 from benchmarks.models.model import Model
-from dipgo import Inputs, gated, initial_noise, picture_seeds, rollout
+from dipgo import Inputs, initial_noise, picture_seeds, rollout
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ def time_once(timed: Timed) -> dict[str, float]:
     denoiser, whole = Stopwatch(model.device), Stopwatch(model.device)
     whole.start()
     conditioning = model.condition([timed.caption], timed.guidance)
-    with gated(model.denoiser, plan.costs.graph, plan.schedule), denoiser.on(model.denoiser):
+    with plan.applied(model.denoiser), denoiser.on(model.denoiser):
         latents = rollout(model.diffusion(plan.sampler, timed.guidance), Inputs(noise, conditioning, seeds))
     model.decode(latents)
     whole.stop()

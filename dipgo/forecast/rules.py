@@ -52,12 +52,18 @@ class Forecast:
         coefficients = np.zeros((*computed.shape, self.order + 1))
         for call, site in product(range(1, computed.shape[0]), range(computed.shape[1])):
             last = np.flatnonzero(computed[:call, site])[::-1][: self.order + 1]
-            known = self.times[last]
-            distinct = [k for k in range(len(last)) if known[k] not in known[:k]]
-            for k in distinct:
-                others = known[[j for j in distinct if j != k]]
-                coefficients[call, site, k] = np.prod((self.times[call] - others) / (known[k] - others))
+            coefficients[call, site] = self.weights(call, last)
         return coefficients
+
+    def weights(self, call: int, last: np.ndarray) -> np.ndarray:
+        """Return float [K]: the coefficients of a value in a call, given the last calls that computed it, newest first
+        (int, K of them at most)."""
+        weights, known = np.zeros(self.order + 1), self.times[last]
+        distinct = [k for k in range(len(last)) if known[k] not in known[:k]]
+        for k in distinct:
+            others = known[[j for j in distinct if j != k]]
+            weights[k] = np.prod((self.times[call] - others) / (known[k] - others))
+        return weights
 
 
 @dataclass(frozen=True)
