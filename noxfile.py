@@ -25,7 +25,7 @@ nox.needs_version = ">=2024.4.15"
 
 ROOT = Path(__file__).parent
 ENVIRONMENT = ROOT / ".nox" / "suite"
-GROUPS = ("suite", "tests", "lint", "docs")
+GROUPS = ("suite", "tests", "lint", "report", "docs")
 TABLES = sorted(path.stem for path in (ROOT / "benchmarks" / "suites").glob("table*.toml"))
 SOME_ROWS_ABSENT = 3  # the exit status of `python -m benchmarks run` if some values could not be measured
 
@@ -95,6 +95,12 @@ def reproduce_all(session: nox.Session) -> None:
 def render(session: nox.Session) -> None:
     """Render all tables and figures from their records. `-- --check` only says whether one is stale."""
     run(session, "tables", "render", *session.posargs)
+
+
+@nox.session(venv_backend="none")
+def report(session: nox.Session) -> None:
+    """Write pages to look at into build/report: tables that sort, charts, schedules and pictures."""
+    run(session, "tables", "report", *session.posargs)
 
 
 @nox.session(venv_backend="none")

@@ -3,6 +3,8 @@
 A NAME is the name of a table, `pareto`, `claims` or `macs`. The files of the embedded profile lie in the folders
 of records and tables themselves, those of another profile in a subfolder of its name. Without NAMEs, files for which
 another profile or the GPU has no record are left out.
+
+`python -m tables report` writes a folder of pages to look at, which open from the disk.
 """
 
 from __future__ import annotations
@@ -83,8 +85,17 @@ def main(arguments: list[str] | None = None) -> int:
     command.add_argument("--records", type=Path, default=HERE / "records", metavar="DIR")
     command.add_argument("--out", type=Path, default=HERE / "out", metavar="DIR")
     command.add_argument("--check", action="store_true", help="write nothing; exit with 1 if a file is stale")
+    report = commands.add_parser("report", help="write pages to look at: tables that sort, charts, schedules, pictures")
+    report.add_argument("--profile", choices=list(PROFILES), default=DEFAULT, help=f"default: {DEFAULT}")
+    report.add_argument("--records", type=Path, default=HERE / "records", metavar="DIR")
+    report.add_argument("--out", type=Path, default=ROOT / "build" / "report", metavar="DIR")
     options = parser.parse_args(arguments)
     try:
+        if options.command == "report":
+            from tables.report.pages import Sources, write  # not before it is asked for: it loads much
+
+            log.info("%s", write(Sources(options.records, options.profile), options.out))
+            return 0
         for name, path, content in _rendered(options):
             if not options.check:
                 write_bytes(path, content.encode("utf-8") if isinstance(content, str) else content)

@@ -12,6 +12,7 @@ from benchmarks.specs.record import Record
 from tables.cells import Cell, Comparison
 from tables.format import MARKS, Footnotes, grid, number
 from tables.load import paper_value
+from tables.measured import Measured
 from tables.notes import FEW_STEPS_WARNING
 from tables.spec import CONTROL, Column, Dataset, Otherwise, PaperColumn, Row, Table
 
@@ -284,28 +285,26 @@ def _caption(page: Page, records: Mapping[str, Record]) -> str:
     return f"{text} {CAPTION.format(keeps=100 * column.keeps, collapses=100 * column.collapses, other=other)}"
 
 
-def front(
-    table: Table,
-    records: Mapping[str, Record],
-    cells: Iterable[Cell],
-    comparisons: list[Comparison],
-    paper: pd.DataFrame,
-) -> str:
-    """The markdown of a table's first page.
-
-    table: the table.
-    records: its records by run id.
-    cells: those of `table_cells`.
-    comparisons: those of `comparisons_of`.
-    paper: the printed values, from `load_paper`.
-    """
+def _page(table: Table, cells: Iterable[Cell], paper: pd.DataFrame) -> tuple[Page, list[Row]]:
+    """The parts of the first page and its rows."""
     page = Page(table, {(cell.row, cell.dataset, cell.metric): cell for cell in cells}, paper, Footnotes())
-    rows = printed_rows(table, paper) if table.paper_column else table.rows
-    parts = [f"# {table.title}"]
+    return page, printed_rows(table, paper) if table.paper_column else table.rows
+
+
+def headline(measured: Measured) -> str:
+    """The bold sentence on top of a table's first page; empty where there is nothing to say."""
+    page, rows = _page(measured.table, measured.cells, measured.paper)
+    if not measured.records:
+        return f"Nothing measured: {measured.table.no_record}."
+    return finding(page, rows, measured.comparisons)
+
+
+def summary(measured: Measured) -> str:
+    """The markdown of a table's first page below its title, without the links to its other pages."""
+    table, records = measured.table, measured.records
+    page, rows = _page(table, measured.cells, measured.paper)
     traits = PROFILES[table.profile]
-    parts += filter(
-        None, [traits.note, finding(page, rows, comparisons) if records else f"Nothing measured: {table.no_record}."]
-    )
+    parts = [text for text in (traits.note, headline(measured)) if text]
     parts.append(_rows_section(page, rows))
     parts.append(_caption(page, records))
     if table.otherwise:
@@ -313,9 +312,15 @@ def front(
         parts += [FEW_STEPS_WARNING] * (not traits.paper_models)
     if page.notes.lines:
         parts.append("\n".join(f"- {line}" for line in page.notes.lines))
+    return "\n\n".join(parts)
+
+
+def front(measured: Measured) -> str:
+    """The markdown of a table's first page."""
+    table = measured.table
     name = table.name
     links = [f"[all rows with intervals]({name}_full.md)", f"[CSV]({name}.csv)"]
     if table.compare:
         links.insert(1, f"[pairwise verdicts]({name}_controls.md)")
-    parts.append(" · ".join([*links, f"[machine, weights, commit]({name}_full.md#provenance)"]))
-    return "\n\n".join(parts) + "\n"
+    links.append(f"[machine, weights, commit]({name}_full.md#provenance)")
+    return f"# {table.title}\n\n{summary(measured)}\n\n{' · '.join(links)}\n"

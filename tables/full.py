@@ -13,7 +13,7 @@ from tables.notes import notes, origin
 from tables.spec import Column, Dataset, Group, Row, Table
 
 
-def _show(cell: Cell, column: Column, notes: Footnotes, inline: bool) -> str:
+def show(cell: Cell, column: Column, notes: Footnotes, inline: bool) -> str:
     """Return the text of a cell, with the paper's value in brackets if `inline`."""
     paper = f" ({number(cell.paper, column.digits, column.scale)})" if inline and cell.paper is not None else ""
     if cell.verdict == "reference":
@@ -37,7 +37,7 @@ def _dataset_section(
     inline = PROFILES[table.profile].paper_models
 
     def line(row: Row) -> list[str]:
-        values = (_show(cells[row.label, dataset.key, column.key], column, notes, inline) for column in table.shown)
+        values = (show(cells[row.label, dataset.key, column.key], column, notes, inline) for column in table.shown)
         return [_label(row), *values]
 
     def lines(group: Group) -> list[list[str]]:
@@ -50,7 +50,7 @@ def _dataset_section(
     return f"## {dataset.title}{n}\n\n{shown}\n"
 
 
-def _measured_on(table: Table, records: Mapping[str, Record]) -> str:
+def measured_on(table: Table, records: Mapping[str, Record]) -> str:
     """Return the line that names the models, devices, numbers of images, dates and commits of the records."""
     if not records:
         return f"Nothing measured: {table.no_record}."
@@ -107,5 +107,5 @@ def full(table: Table, records: Mapping[str, Record], cells: Iterable[Cell]) -> 
     sections = [f"# {table.title}, all rows\n\n{head}{_facts(table, records)}"]
     sections += [_dataset_section(table, dataset, lookup, marks) for dataset in table.dataset]
     sections.append("\n".join(["## Notes\n", *(f"- {line}" for line in (*notes(table), *marks.lines))]) + "\n")
-    sections.append(f"## Provenance\n\n{_measured_on(table, records)}\n")
+    sections.append(f"## Provenance\n\n{measured_on(table, records)}\n")
     return "\n".join(sections)

@@ -13,6 +13,7 @@ from benchmarks import ROOT
 from tables.cells import table_cells
 from tables.front import front, printed_rows, word
 from tables.load import load_paper, load_table, names
+from tables.measured import Measured
 from tables.render import render
 from tables.spec import Column
 from tests.tables.test_paper_tables import write
@@ -138,7 +139,7 @@ def test_the_papers_own_models_have_a_first_page_in_its_units(tmp_path, profile)
 
 def test_a_table_that_the_paper_lacks_shows_all_its_rows(tmp_path):
     table = of_suite(tmp_path, '[[run]]\nid = "dense"\n[[run]]\nid = "few"\nscheduler = "dpm"\nsteps = 4\n')
-    page = front(table, {}, table_cells(table, {}, load_paper(), []), [], load_paper())
+    page = front(Measured(table, {}, load_paper(), [], table_cells(table, {}, load_paper(), [])))
     assert "As in the paper" not in page and "Nothing measured" in page
     assert all(line(page, label) for label in ("PLMS - 50 steps", "DPM-Solver++ 2M - 4 steps"))
 
