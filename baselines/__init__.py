@@ -24,6 +24,7 @@ METHODS: Registry[str] = Registry(
         "step_search": "baselines.step_search",
         "deepcache": "baselines.deepcache",
         "taylorseer": "baselines.taylorseer",
+        "smoothcache": "baselines.smoothcache",
         "dipgo": "baselines.learned_schedule",
         "random_scores": "baselines.random_scores",
         "stored_schedule": "baselines.stored_schedule",

@@ -16,6 +16,7 @@ _MODULES = {
     "errors": ("DipgoError", "PartialTrajectory", "UnreachableRatio"),
     "execute.gating": ("gated",),
     "execute.lockstep": ("gated_together", "rollout_together"),
+    "execute.observe": ("observed",),
     "execute.policy": ("Policy", "Question", "deciding"),
     "execute.trace": ("Outcome", "Trace"),
     "families": ("FAMILIES", "Family", "Unit", "branch_guidance", "denoiser_of", "family_of"),
