@@ -37,6 +37,9 @@ METHODS: Registry[str] = Registry(
         "gits_steps": "baselines.gits_steps",
         "learned_steps": "baselines.learned_steps",
         "first_block_cache": "baselines.first_block_cache",
+        "db_cache": "baselines.db_cache",
+        "tea_cache": "baselines.tea_cache",
+        "mag_cache": "baselines.mag_cache",
     },
 )
 """The module of each method. It holds `Params`, a dataclass of the method's parameters; `plan(context, params)`; where

@@ -28,6 +28,11 @@ class Bisection(Pictures):
     rounds: int = 8
     """How many thresholds are tried between one that prunes too little and one that prunes enough."""
 
+    @property
+    def chosen(self) -> Pictures:
+        """The pictures alone, for what does not depend on the threshold."""
+        return Pictures(self.pictures, self.prompts, self.seed)
+
 
 @dataclass(frozen=True)
 class ThresholdSearch(Lesson):
@@ -64,7 +69,7 @@ class ThresholdSearch(Lesson):
 
     def steps(self, context: PlanContext, state: State | None) -> Iterator[Step]:
         """Try one threshold a step: the released one, then its doubles until one prunes enough, then the middle."""
-        context = self._on_deltas(context)
+        context = on_deltas(context, self.decided_by["method"])
         tried: list[tuple[float, float]] = [tuple(each) for each in state.data["tried"]] if state else []
         best: dict[str, Any] = dict(state.data["best"]) if state else {}
         while True:
@@ -118,19 +123,12 @@ class ThresholdSearch(Lesson):
                 rollout(diffusion, studio.pictures([caption], [seed]))
         return schedules
 
-    def _on_deltas(self, context: PlanContext) -> PlanContext:
-        """Return the context over the blocks' deltas. Raises `DipgoError` for a U-Net, whose blocks add to several
-        streams."""
-        if family_of(context.denoiser).layers is not None:
-            raise DipgoError(f"{self.decided_by['method']} is made for transformers, and this denoiser is a U-Net")
-        return context.at_unit("delta")
-
     def account(self, kept: Mapping[str, Any]) -> Mapping[str, Any]:
         return {"threshold": {name: kept[name] for name in ("threshold", "pruned", "distinct")}}
 
     def plan(self, context: PlanContext) -> Plan:
         """Return the plan of the threshold that was found, kept from before or found now."""
-        context, kept = self._on_deltas(context), self.make(context)
+        context, kept = on_deltas(context, self.decided_by["method"]), self.make(context)
         schedule = Schedule.from_dict(kept["schedule"])
         return Plan(context.sampler, schedule, context.costs, self.policy(context, kept["threshold"]))
 
@@ -147,3 +145,13 @@ def _found(threshold: float, schedules: Sequence[Schedule], pruned: Sequence[flo
         "distinct": distinct,
         "schedule": schedules[typical].to_dict(),
     }
+
+
+def on_deltas(context: PlanContext, method: str) -> PlanContext:
+    """Return the context over the blocks' deltas. Raises `DipgoError` for a U-Net, whose blocks add to several streams.
+
+    method: who asks, for the message.
+    """
+    if family_of(context.denoiser).layers is not None:
+        raise DipgoError(f"{method} is made for transformers, and this denoiser is a U-Net")
+    return context.at_unit("delta")

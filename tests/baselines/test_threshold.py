@@ -10,6 +10,7 @@ import torch
 
 from baselines import PlanContext, method
 from baselines.first_block_cache import Params, prepares
+from baselines.tea_cache import _polynomial
 from baselines.threshold import FURTHEST, Bisection
 from dipgo import DipgoError, Sampler
 from dipgo.families import DIT, SD15
@@ -68,3 +69,23 @@ def test_what_no_threshold_reaches_and_what_is_no_transformer_is_said_in_a_line(
     for ratio, rounds in ((1.0, 4), (0.0, 4), (0.5, 0)):
         with pytest.raises(DipgoError, match="it must"):
             prepares(Params(ratio, Bisection(rounds=rounds)))
+
+
+def test_the_polynomial_of_tea_cache_is_fitted_with_the_share_that_it_explains():
+    inputs = np.linspace(0.01, 0.3, 40).reshape(2, 20)
+    exact = 0.2 + 3 * inputs - 2 * inputs**2
+    fitted = _polynomial(np.stack([inputs, exact], axis=-1))
+    assert np.polyval(fitted["polynomial"], inputs) == pytest.approx(exact) and fitted["r2"] == pytest.approx(1)
+    noise = np.random.default_rng(0).normal(size=inputs.shape)
+    assert _polynomial(np.stack([inputs, noise], axis=-1))["r2"] < 0.5
+
+
+def test_a_calibration_goes_on_where_it_stopped(context):
+    calibration, search = method("tea_cache").prepares({"ratio": 0.4, "learn": {"pictures": 3}})
+    steps = list(calibration.steps(context, None))
+    state = State({}, json.loads(json.dumps(steps[0].state().data)))
+    again = list(calibration.steps(context, state))
+    assert len(steps) == len(again) == 3 and again[-1].result([]) == steps[-1].result([])
+    assert search.needs == {"calibration": calibration}
+    account = calibration.account(steps[-1].result([]))["polynomial"]
+    assert len(account["polynomial"]) == 5 and 0 <= account["r2"] <= 1

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from copy import deepcopy
@@ -12,11 +14,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from diffusers import FirstBlockCacheConfig
-from diffusers.hooks import apply_first_block_cache
+from diffusers import FirstBlockCacheConfig, MagCacheConfig
+from diffusers.hooks import apply_first_block_cache, apply_mag_cache
 from diffusers.models import CacheMixin
 
+from baselines import PlanContext
 from baselines.first_block_cache import FirstBlocks
+from baselines.mag_cache import Magnitudes, Params, prepares
+from baselines.tea_cache import ModulatedInput, attended
+from baselines.threshold import Bisection
 from dipgo import (
     Diffusion,
     DipgoError,
@@ -36,8 +42,9 @@ from dipgo.costs import RanMacs
 from dipgo.families import DIT, PIXART
 from tests.conftest import SD_SCHEDULER
 from tests.helpers.contract import Instance, instance, relative
+from tests.helpers.studio import TinyStudio
 
-CALLS = 8
+CALLS, GUIDANCE = 8, 3.0
 SAMPLER = Sampler("ddim", SD_SCHEDULER, CALLS)
 CLOSE = 1e-5  # the latents; a cache that decides otherwise is 1e-4 away at least
 
@@ -63,7 +70,7 @@ def inputs(made: Instance, pictures: tuple[int, ...]) -> Inputs:
 def draw(made: Instance, context: Any = None, pictures: tuple[int, ...] = (0,)) -> tuple[torch.Tensor, float]:
     """Latents, and the MACs that really ran."""
     with RanMacs() as ran, context or nullcontext():
-        latents = rollout(Diffusion(made.denoiser, SAMPLER, 3.0), inputs(made, pictures))
+        latents = rollout(Diffusion(made.denoiser, SAMPLER, GUIDANCE), inputs(made, pictures))
     return latents, ran.total
 
 
@@ -90,33 +97,29 @@ def middling(made: Instance, policy_of: Callable[[float], Policy]) -> Policy:
     raise AssertionError("no threshold reuses some calls and not all")
 
 
+RATIOS = (1.0, 1.05, 1.02, 0.97, 1.04, 1.01, 0.98, 0.95)
 POLICIES = {
     "first block": FirstBlocks,
     "two blocks": partial(FirstBlocks, lead=2, warmup=3),
     "linear": partial(FirstBlocks, rule=Forecast(np.arange(CALLS), 1)),
+    "magnitudes": partial(Magnitudes, RATIOS),
+    "modulated input": partial(ModulatedInput, (1.0, 0.0), calls=CALLS),
 }
 
 
 @pytest.mark.parametrize("name", POLICIES)
-def test_what_was_decided_gives_the_same_latents_and_macs(made, name):
+def test_what_was_decided_gives_the_same_latents_and_macs_whatever_was_drawn_before(made, name):
     policy = middling(made, POLICIES[name])
-    with RanMacs() as ran:
-        (latents,), (schedule,) = decide(made, policy)
-    again, macs = draw(made, gated(made.denoiser, made.graph, schedule))
-    assert torch.equal(latents, again) and ran.total == macs
-    assert relative(latents, draw(made)[0]) > 10 * CLOSE  # it was no dense run
+    latents, schedules = decide(made, policy, (0,), (1,))
+    others, again = decide(made, policy, (1,), (0,))
+    assert all(torch.equal(*pair) for pair in zip(latents, reversed(others), strict=True))
+    assert [schedule.digest for schedule in schedules] == [schedule.digest for schedule in reversed(again)]
+
+    drawn, macs = draw(made, gated(made.denoiser, made.graph, schedules[0]))
+    assert torch.equal(latents[0], drawn)
+    assert relative(drawn, draw(made)[0]) > 10 * CLOSE  # it was no dense run
     costs = count_costs(made.denoiser, made.graph, made.probe).full
-    assert 2 * costs.per_call(made.graph.execute(schedule)).sum() == pytest.approx(macs, rel=1e-4)
-
-
-@pytest.mark.parametrize("name", POLICIES)
-def test_a_picture_drawn_after_another_is_the_one_drawn_first(made, name):
-    policy = middling(made, POLICIES[name])
-    first = decide(made, policy, (0,), (1,))
-    last = decide(made, policy, (1,), (0,))
-    for latents, others in zip(first[0], reversed(last[0]), strict=True):
-        assert torch.equal(latents, others)
-    assert [s.digest for s in first[1]] == [s.digest for s in reversed(last[1])]
+    assert 2 * costs.per_call(made.graph.execute(schedules[0])).sum() == pytest.approx(macs, rel=1e-4)
 
 
 @contextmanager
@@ -133,6 +136,46 @@ def test_diffusers_first_block_cache_is_this_policy(made):
     stock = replace(made, denoiser=deepcopy(made.denoiser))
     real, macs = draw(stock, first_block_cache(stock.denoiser, policy.threshold))
     assert relative(latents, real) < CLOSE and ran.total == pytest.approx(macs, rel=1e-4)
+
+
+def test_diffusers_mag_cache_is_this_policy(made):
+    policy = middling(made, POLICIES["magnitudes"])
+    with RanMacs() as ran:
+        (latents,), _ = decide(made, policy)
+    stock = deepcopy(made.denoiser)
+    apply_mag_cache(stock, MagCacheConfig(policy.threshold, num_inference_steps=CALLS, mag_ratios=list(RATIOS)))
+    real, macs = draw(replace(made, denoiser=stock))
+    assert relative(latents, real) < CLOSE and ran.total == pytest.approx(macs, rel=1e-4)
+
+
+def test_diffusers_measures_the_ratios_of_mag_cache_as_our_calibration_does(made, capsys):
+    picture = inputs(made, (0,))
+    studio = TinyStudio(conditioning=lambda rows: picture.conditioning)
+    studio.guidance = GUIDANCE
+    studio.pictures = lambda captions, seeds: picture
+    costs = count_costs(made.denoiser, made.graph, made.probe)
+    calibration = prepares(Params(0.5, learn=Bisection(pictures=1)))[0]
+    ours = calibration.make(PlanContext(made.denoiser, costs, SAMPLER, {}, studio))["ratios"]
+    stock = deepcopy(made.denoiser)
+    apply_mag_cache(stock, MagCacheConfig(num_inference_steps=CALLS, calibrate=True))
+    draw(replace(made, denoiser=stock))
+    (printed,) = re.findall(r"^\[[\d., ]+\]$", capsys.readouterr().out, re.M)
+    assert ours == pytest.approx(json.loads(printed), rel=1e-5)
+
+
+def test_a_block_runs_as_far_as_its_attention_and_no_further(made):
+    """The look that TeaCache takes is what the attention takes in when the block runs."""
+    block, seen = made.denoiser.transformer_blocks[0], []
+    handles = [
+        block.register_forward_pre_hook(lambda block, *given: seen.append(attended(block, *given)), with_kwargs=True),
+        block.attn1.register_forward_pre_hook(lambda attention, args: seen.append(args[0])),
+    ]
+    with torch.no_grad():
+        rollout(Diffusion(made.denoiser, Sampler("ddim", SD_SCHEDULER, 1), GUIDANCE), inputs(made, (0,)))
+    for handle in handles:
+        handle.remove()
+    # The attention's own hook is called in the look as well, and so comes first.
+    assert len(seen) == 3 and torch.equal(seen[1], seen[2])
 
 
 class Watching(Policy):
