@@ -53,6 +53,14 @@ class FeatureSet:
         return self.given or (self.values.mean(axis=0), np.cov(self.values, rowvar=False))
 
     @cached_property
+    def root(self) -> np.ndarray:
+        """A matrix r with r^T r = covariance, of min(n, d) rows: few pictures make a small root."""
+        if self.values is not None and len(self.values) < self.width:
+            return (self.values - self.values.mean(axis=0)) / np.sqrt(len(self.values) - 1)
+        values, vectors = np.linalg.eigh(self.moments[1])
+        return (vectors * np.sqrt(values.clip(min=0))).T
+
+    @cached_property
     def within(self) -> float:
         """The mean kernel of two different pictures of the set."""
         return _mean_of_pairs(_kernel(self.values, self.values))
@@ -67,24 +75,18 @@ def feature_set(values: np.ndarray) -> FeatureSet:
     return FeatureSet(values.astype(np.float64))
 
 
-def frechet_distance(one: Moments, other: Moments) -> float:
-    """Return the squared Frechet distance of two Gaussians: |m1 - m2|^2 + tr(C1 + C2 - 2 (C1 C2)^(1/2)).
-
-    The root of the product has the trace of (r C2 r)^(1/2) with r = C1^(1/2). Both are roots of symmetric matrices, so
-    two symmetric eigendecompositions suffice, and a covariance of deficient rank is no special case.
-    """
-    (mean1, cov1), (mean2, cov2) = one, other
-    values, vectors = np.linalg.eigh(cov1)
-    root = (vectors * np.sqrt(values.clip(min=0))) @ vectors.T
-    trace = np.sqrt(np.linalg.eigvalsh(root @ cov2 @ root).clip(min=0)).sum()
-    distance = np.square(mean1 - mean2).sum() + np.trace(cov1) + np.trace(cov2) - 2 * trace
-    return float(max(distance, 0.0))  # rounding may leave equal Gaussians a little below 0
-
-
 def fid(pictures: FeatureSet, real: FeatureSet) -> float:
-    """Return the Frechet distance of two sets, computed in float64."""
+    """Return the Frechet distance of two sets, in float64: |m1 - m2|^2 + tr(C1 + C2 - 2 (C1 C2)^(1/2)).
+
+    The root of the product has the trace of (r C2 r^T)^(1/2) for any matrix r with r^T r = C1. That is the root of a
+    symmetric matrix, so symmetric eigendecompositions suffice, and a covariance of deficient rank is no special case.
+    """
     _check_widths(pictures, real)
-    return frechet_distance(pictures.moments, real.moments)
+    root = pictures.root
+    (mean1, _), (mean2, cov2) = pictures.moments, real.moments
+    trace = np.sqrt(np.linalg.eigvalsh(root @ cov2 @ root.T).clip(min=0)).sum()
+    distance = np.square(mean1 - mean2).sum() + np.square(root).sum() + np.trace(cov2) - 2 * trace
+    return float(max(distance, 0.0))  # rounding may leave equal Gaussians a little below 0
 
 
 def kid(pictures: FeatureSet, real: FeatureSet) -> Kid:
