@@ -2,6 +2,7 @@
 
 nox -s reproduce-table1                        measure and render Table 1; finished runs are kept
 nox -s reproduce-table1 -- --fresh             measure everything again
+nox -s reproduce-table1 -- --printed           measure only the rows that the paper prints
 nox -s reproduce-table1 -- --limit 4           try it out with 4 pictures a run; the results stay in `runs`
 nox -s reproduce-table1 -- --profile paper     use the paper's models; --dry-run only lists what this needs
 nox -s reproduce-table1 -- --random-weights    use the paper's models without their weights; nothing is downloaded

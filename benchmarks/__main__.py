@@ -17,7 +17,7 @@ from typing import Any
 
 from benchmarks import ROOT
 from benchmarks.specs.profiles import DEFAULT, PROFILES, place
-from benchmarks.specs.suite import load_suite, with_needs
+from benchmarks.specs.suite import load_suite, printed_runs, with_needs
 from dipgo.errors import DipgoError, unknown
 from dipgo.interrupts import run_and_exit
 from dipgo.schedulers import SCHEDULERS
@@ -59,6 +59,7 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("suite", help="name of a file in benchmarks/suites, such as table1, or a path to a .toml")
     _choose(run)
     run.add_argument("--row", action="append", default=[], metavar="ID", help="only this run and those it needs")
+    run.add_argument("--printed", action="store_true", help="only the runs that the paper's table prints")
     run.add_argument("--limit", type=int, metavar="N", help="at most N pictures a prompt set, as a trial")
     run.add_argument(
         "--set",
@@ -72,7 +73,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     run.add_argument("--fresh", action="store_true", help="forget finished runs and measure again")
     run.add_argument("--workspace", type=Path, default=ROOT / "runs", help="pictures and partial results")
-    run.add_argument("--records", type=Path, help="where records go; a trial's go to the workspace")
+    run.add_argument(
+        "--records", type=Path, help="where records go; those of a trial or your own suite go to the workspace"
+    )
     run.add_argument("--batch", type=int, help="pictures generated at once; changes no picture")
     run.add_argument("--workers", type=int, help="processes that generate and score side by side; 1 on a GPU, else 2")
     run.add_argument("--minutes", type=float, default=inf, help="time no row after so many minutes; default: no limit")
@@ -167,13 +170,14 @@ def _run(options: argparse.Namespace) -> int:
             raise DipgoError(f"--{name}: {folder} is no folder; name one")
     # What is wrong with the suite, the settings or the rows is told before torch is loaded, which takes seconds.
     unread = load_suite(path, lambda row: "unread", options.profile, settings)
-    with_needs(unread, options.row)
+    chosen = options.row + (printed_runs(path, options.profile) if options.printed else [])
+    with_needs(unread, chosen)
     from benchmarks.machine.shards import shards
     from benchmarks.runs.run import Suite
     from benchmarks.supply.profiles import source
 
     specs = load_suite(path, source(options.profile).revision, options.profile, settings)
-    wanted = with_needs(specs, options.row or [spec.id for spec in specs])
+    wanted = with_needs(specs, chosen or [spec.id for spec in specs])
     if options.schedules:
         from benchmarks.runs.published import with_schedules_of
 
@@ -183,11 +187,16 @@ def _run(options: argparse.Namespace) -> int:
 
         print(listing(needs(wanted, options.workspace)))
         return 0
-    usual = options.workspace / "records" if settings else ROOT / "tables" / "records"
+    published = path.resolve().parent == HERE / "suites" and not settings
+    usual = ROOT / "tables" / "records" if published else options.workspace / "records"
     records = options.records or place(options.profile, usual)
     workers = options.workers or (1 if shards().device.type == "cuda" else 2)
     suite = Suite(wanted, options.workspace, records, options.batch, workers, options.minutes)
     failed = suite.run(wanted, fresh=options.fresh)
+    from benchmarks.runs.summary import summary
+
+    if told := summary([spec for spec in wanted if spec.id not in failed], records):
+        print(told)
     for name, reason in failed.items():
         print(f"error: {name}: {reason}", file=sys.stderr)
     return SOME_ROWS_ABSENT if failed else 0

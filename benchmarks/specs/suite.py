@@ -158,6 +158,18 @@ def load_suite(
     return list(specs.values())
 
 
+def printed_runs(path: Path | str, profile: str = DEFAULT) -> list[str]:
+    """Return the ids of the runs that the paper's table of this suite prints. Raises `DipgoError` where there are none.
+
+    `paper` names their printed row. Where it names a table, that is another one, from which a row was added.
+    """
+    named = {name: row.get("paper") for name, row in read_suite(path, profile).items()}
+    printed = [name for name, paper in named.items() if paper and not (isinstance(paper, Mapping) and "table" in paper)]
+    if not printed:
+        raise DipgoError(f"{path}: --printed: no run of this suite stands in the paper")
+    return printed
+
+
 def with_needs(specs: Sequence[RunSpec], only: Sequence[str]) -> list[RunSpec]:
     """Return the runs of the ids `only` and those that they need, in the suite's order, in which needs come first.
     Raises `DipgoError` for an id that the suite does not have."""

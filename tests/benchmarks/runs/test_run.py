@@ -286,3 +286,17 @@ def test_the_papers_convention_charges_steps_and_one_branch(tiny, tiny_costs):
     assert cells["macs_paper"]["value"] == pytest.approx(50 * tiny_costs.paper.dense)
     assert cells["macs_full"]["value"] == pytest.approx(2 * 51 * tiny_costs.full.dense)
     assert "step_skip_share" not in cells and np.isclose(cells["pruned_ratio"]["value"], 0)
+
+
+def test_a_suite_of_ones_own_keeps_its_records_apart_and_its_scores_are_printed(tmp_path, capsys):
+    path, workspace = tmp_path / "mine.toml", tmp_path / "runs"
+    fewer = 'prompts = ["seen"]\nmetrics = ["macs", "clip_score"]\nlimit = 1\n'
+    path.write_text(
+        '[defaults]\nmodel = "emoji-sd"\nmethod = "dense"\nscheduler = "ddim"\nsteps = 2\nguidance = 4.0\n'
+        f'resolution = 64\ndtype = "float32"\nseed = 0\n{fewer}[[run]]\nid = "mine"\n'
+    )
+    assert main(["run", str(path), "--workspace", str(workspace), "--workers", "1"]) == 0
+    (written,) = (workspace / "records").glob("mine-*.json")
+    score = record.read(written).metrics["seen"]["clip_score"]["value"]
+    said = capsys.readouterr().out
+    assert f"{score:.2f}" in said and "mine" in said and f"The records are in {workspace / 'records'}." in said

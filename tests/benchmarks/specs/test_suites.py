@@ -18,7 +18,8 @@ from benchmarks.specs import record
 from benchmarks.specs.files import read_toml
 from benchmarks.specs.profiles import PROFILES
 from benchmarks.specs.run import RunSpec
-from benchmarks.specs.suite import load_suite
+from benchmarks.specs.suite import load_suite, printed_runs
+from dipgo.errors import DipgoError
 from tables.load import HERE, load_paper, load_table, names
 from tables.spec import CONTROL, Row, Table
 
@@ -260,3 +261,10 @@ def test_published_records_are_of_the_suites_as_they_are():
         for s in load_suite(SUITES / f"{name}.toml", lambda row: revisions[row["model"]])
     }
     assert {found.id: found.digest for found in records}.items() <= digests.items()
+
+
+def test_printed_runs_are_those_of_the_papers_table():
+    assert printed_runs(SUITES / "table8.toml") == ["pixart-dpm-20", "pixart-ours-0.40"]
+    assert "plms-50" not in printed_runs(SUITES / "table5.toml")  # the paper prints it in its Table 1
+    with pytest.raises(DipgoError, match="frontier.toml: --printed: no run of this suite stands in the paper"):
+        printed_runs(SUITES / "frontier.toml")
