@@ -46,11 +46,12 @@ def suite_environment(session: nox.Session) -> str:
     return str(python)
 
 
-def run(session: nox.Session, *arguments: str, **options) -> None:
-    """Runs a module of the suite at the root of the repository, in the shared environment."""
+def run(session: nox.Session, *arguments: str, **options) -> str | bool | None:
+    """Runs a module of the suite at the root of the repository, in the shared environment. Returns what it printed, if
+    it is `silent`."""
     python = suite_environment(session)
     session.chdir(ROOT)
-    session.run(python, "-m", *arguments, external=True, **options)
+    return session.run(python, "-m", *arguments, external=True, **options)
 
 
 def reproduce(session: nox.Session, tables: list[str]) -> None:
@@ -100,7 +101,9 @@ def render(session: nox.Session) -> None:
 
 @nox.session(venv_backend="none")
 def report(session: nox.Session) -> None:
-    """Write pages to look at into build/report: tables that sort, charts, schedules and pictures."""
+    """Write pages to look at into build/report. The first call draws their pictures, which takes some minutes."""
+    rows = run(session, "tables", "report", "--rows", silent=True)
+    run(session, "benchmarks", "pictures", *rows.split())
     run(session, "tables", "report", *session.posargs)
 
 

@@ -1,6 +1,6 @@
 """Measure the runs of a table (`run`), and what goes with that: say what a table needs here (`doctor`), download what
-it lacks (`fetch`), tell whether pictures and scores are still what they were (`drift`), and count MACs without weights
-(`macs`)."""
+it lacks (`fetch`), tell whether pictures and scores are still what they were (`drift`), draw a few pictures of
+records (`pictures`), and count MACs without weights (`macs`)."""
 
 from __future__ import annotations
 
@@ -95,6 +95,11 @@ def _parser() -> argparse.ArgumentParser:
     drift.add_argument(
         "--records", nargs=2, type=Path, metavar="FILE", help="compare two records instead, by MLPerf's tolerances"
     )
+    pictures = commands.add_parser("pictures", help="draw a few pictures of published records, for the report")
+    pictures.add_argument("rows", nargs="*", metavar="ID", help="only these runs; default: all")
+    pictures.add_argument("--count", type=int, default=3, metavar="N", help="pictures a record; default: 3")
+    pictures.add_argument("--records", type=Path, default=ROOT / "tables" / "records", metavar="DIR")
+    pictures.add_argument("--out", type=Path, default=ROOT / "runs" / "pictures", metavar="DIR", help="keeps them")
     macs = commands.add_parser("macs", help="count MACs of the paper's denoisers, without weights: all its tables")
     macs.add_argument("--model", help="only one run of this denoiser, such as sd15")
     macs.add_argument("--scheduler", default="ddim", choices=SCHEDULERS, help="of that run")
@@ -224,6 +229,18 @@ def _drift(options: argparse.Namespace) -> int:
     return command.main(options)
 
 
+def _pictures(options: argparse.Namespace) -> int:
+    from benchmarks.runs.gallery import Gallery  # it imports torch
+
+    if options.count < 1:
+        raise DipgoError(f"--count is {options.count}; it must be at least 1")
+    if not list(options.records.glob("*.json")):
+        raise DipgoError(f"{options.records}: no record; measure something first")
+    sheets = Gallery(options.records, options.out, options.count).make(options.rows)
+    print(f"{sheets} sheets of pictures in {options.out}")
+    return 0
+
+
 def _macs(options: argparse.Namespace) -> int:
     from benchmarks.commands import macs  # it imports torch
 
@@ -245,6 +262,7 @@ COMMANDS = {
     "doctor": _doctor,
     "fetch": _fetch,
     "drift": _drift,
+    "pictures": _pictures,
     "macs": _macs,
 }
 

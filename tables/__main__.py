@@ -89,12 +89,17 @@ def main(arguments: list[str] | None = None) -> int:
     report.add_argument("--profile", choices=list(PROFILES), default=DEFAULT, help=f"default: {DEFAULT}")
     report.add_argument("--records", type=Path, default=HERE / "records", metavar="DIR")
     report.add_argument("--out", type=Path, default=ROOT / "build" / "report", metavar="DIR")
+    report.add_argument("--pictures", type=Path, default=ROOT / "runs" / "pictures", metavar="DIR")
+    report.add_argument("--rows", action="store_true", help="only print the ids of the rows whose pictures it shows")
     options = parser.parse_args(arguments)
     try:
         if options.command == "report":
-            from tables.report.pages import Sources, write  # not before it is asked for: it loads much
+            from tables.report.pages import Sources, shown_runs, write  # not before it is asked for: it loads much
 
-            log.info("%s", write(Sources(options.records, options.profile), options.out))
+            if options.rows:
+                print("\n".join(shown_runs(options.profile)))
+                return 0
+            log.info("%s", write(Sources(options.records, options.profile, options.pictures), options.out))
             return 0
         for name, path, content in _rendered(options):
             if not options.check:

@@ -83,6 +83,13 @@ def printed_rows(table: Table, paper: pd.DataFrame) -> list[Row]:
     return first + rows
 
 
+def front_runs(table: Table, paper: pd.DataFrame) -> list[str]:
+    """The ids of the runs on the first page: the printed rows, and then what the same MACs buy otherwise."""
+    rows = printed_rows(table, paper) if table.paper_column else table.rows
+    runs = [row.run for row in rows if row.run] + [run for block in table.otherwise for run in block.runs]
+    return list(dict.fromkeys(runs))
+
+
 def word(low: float, high: float, dense: float, column: Column) -> str:
     """How a score did that differs from dense's by at least `low` and at most `high`, in one word.
 

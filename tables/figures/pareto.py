@@ -128,7 +128,7 @@ def _table(family: Family, columns: Sequence[Column | None], table: Table) -> Ta
     )
 
 
-def _series(record: Record, series: Sequence[Series]) -> str:
+def series_of(record: Record, series: Sequence[Series]) -> str:
     """Return the title of the first series whose `match` holds for the run's spec. A spec's None counts as ""."""
     fields = {key: "" if value is None else value for key, value in flat(record.spec).items()}
     return next(item.title for item in series if item.match.items() <= fields.items())
@@ -148,7 +148,7 @@ def _lines(family: Family, series: Sequence[Series], table: Table, records: Mapp
         if fast.value:
             quartiles = (1 / (fast.high or fast.value), 1 / (fast.low or fast.value))
             costs |= dict(zip(("seconds", "seconds_low", "seconds_high"), (1 / fast.value, *quartiles), strict=True))
-        names = (family.table, family.dataset, _series(record, series), row.label)
+        names = (family.table, family.dataset, series_of(record, series), row.label)
         for column in table.shown:
             cell = cells[row.label, column.key]
             value, low, high = cell.value, cell.low, cell.high

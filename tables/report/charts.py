@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import plotly.graph_objects as go
 
 from benchmarks.specs.files import construct, read_toml
+from benchmarks.specs.record import Record
 from tables.figures.figure import TICKS, bounds
 from tables.figures.pareto import COSTS, Line, Quality, Spec, front
 from tables.load import load_table
@@ -156,3 +157,21 @@ def charts(spec: Spec, lines: Sequence[Line], cost: str, profile: str) -> dict[s
 
 def _column(quality: Quality, known: dict[str, Column]) -> Column | None:
     return next((known[key] for key in quality.columns if key in known), None)
+
+
+def searches(records: Mapping[str, Record]) -> str:
+    """Return the chart of the courses of searches by the label of their row; empty where no record holds one."""
+    figure = go.Figure()
+    for label, item in records.items():
+        x, y = zip(*item.trace, strict=True)
+        figure.add_scatter(x=x, y=y, name=label, mode="lines+markers", line={"shape": "hv"}, marker={"size": 5})
+    figure.update_xaxes(title="Evaluations")
+    figure.update_yaxes(type="log")
+    return html(layout(figure, 480), "searches") if records else ""
+
+
+def heatmap(values: Sequence[Sequence[float]], name: str) -> str:
+    """Return the chart of how alike each two steps are. `name` is the id of the chart on its page."""
+    figure = go.Figure(go.Heatmap(z=values, colorscale="Viridis", hovertemplate="%{x}, %{y}: %{z:.3f}<extra></extra>"))
+    figure.update_xaxes(title="Step")
+    return html(layout(figure, 400), name)

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
+from benchmarks.specs.record import ALL
 from tables.format import ARROWS, Footnotes
 from tables.full import show
 from tables.measured import Measured
 from tables.spec import Dataset
+
+SECONDS = ("training_seconds", "search_seconds")
+"""The metrics that say how long a training or a search took."""
 
 
 @dataclass(frozen=True)
@@ -56,3 +61,18 @@ def provenance(measured: Measured) -> Grid:
         rows.append([Entry(text, text) for text in (*values, commit, str(stamp.get("device", "")))])
     headers = ["Record", "Model", "Weights", "Pictures", "Day", "Commit", "Machine"]
     return Grid("Where the numbers come from", headers, rows, [])
+
+
+def trainings(measured: Iterable[Measured]) -> Grid:
+    """Return how long the trainings and searches of the rows took, a line a record."""
+    shown: dict[str, list[Entry]] = {}
+    for each in measured:
+        for row in each.table.rows:
+            for item in (each.records[run] for run in row.runs if run in each.records):
+                cells = item.metrics.get(ALL, {})
+                minutes = [cells[name]["value"] / 60 for name in SECONDS if name in cells]
+                if minutes and item.file not in shown:
+                    texts = [Entry(text, text) for text in (row.label, item.spec["model"])]
+                    shown[item.file] = [*texts, Entry(f"{sum(minutes):.1f}", repr(sum(minutes)))]
+                    shown[item.file].append(Entry(item.file, item.file))
+    return Grid("How long they took", ["Row", "Model", "Minutes", "Record"], list(shown.values()), [])

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import base64
+import io
+import json
 import re
 import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
+from benchmarks.specs.pictures import SHEETS
 from tables.figures.pareto import load_spec
 from tables.report.charts import DENSE, load_kinds
+from tables.report.gates import COMPUTED, picture_of
 from tables.report.pages import Sources, write
-from tests.tables.test_tables import write_all
+from tables.report.pictures import NOT_DRAWN, TESTS
+from tests.tables.test_tables import suite, write_all
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 needs_browser = pytest.mark.skipif(BROWSER is None, reason="needs Chromium; Debian has it as `chromium`")
@@ -23,8 +30,22 @@ MOST_BYTES = 15_000_000
 def report(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("report")
     records = write_all(folder / "records")
-    write(Sources(records, tables=("table1",)), folder / "pages")
+    write(Sources(records, pictures=drawn(folder / "pictures"), tables=("table1",)), folder / "pages")
     return folder / "pages"
+
+
+def drawn(folder: Path) -> Path:
+    """A folder of pictures in which one row has no sheet, and one has the reason for it."""
+    sheets = {}
+    for name in ("plms-50", "ours-0.80", "deepcache-5"):
+        sheet = {"sheet": f"{name}.png", "prompts": "held-out", "captions": ["a cat", "a dog"]}
+        sheets[suite()[name].id] = sheet | ({} if name == "plms-50" else {"psnr": [31.26, 28.74]})
+        folder.mkdir(exist_ok=True)
+        Image.new("RGB", (16, 8), "red").save(folder / f"{name}.png")
+    sheets["ours-0.85"] = {"absent": "other weights"}
+    named = {f"{name}-{suite()[name].digest}.json": sheet for name, sheet in sheets.items()}
+    (folder / SHEETS).write_text(json.dumps(named), "utf-8")
+    return folder
 
 
 def browse(page: Path, script: str = "") -> tuple[str, list[str]]:
@@ -58,12 +79,45 @@ def test_the_folder_is_small_and_asks_for_nothing_from_elsewhere(report):
 
 
 @needs_browser
-@pytest.mark.parametrize("name", ["index", "table1", "claims", "pareto_macs", "pareto_seconds"])
+@pytest.mark.parametrize(
+    "name", ["index", "table1", "claims", "figures", "gates", "courses", "pareto_macs", "pareto_seconds"]
+)
 def test_a_page_loads_without_a_word_on_the_console(report, name):
     broken = "document.title = [...document.images].filter((i) => !i.naturalWidth).length + ' broken'"
     document, console = browse(report / f"{name}.html", f"onload = () => {{ {broken} }}")
     assert console == [] and "<title>0 broken</title>" in document
     assert ("<svg" in document) == name.startswith("pareto")
+
+
+def test_pictures_stand_beside_each_other_and_absent_ones_say_why(report):
+    page = (report / "table1.html").read_text("utf-8")
+    assert page.count("<img") == 3 and "31.3 dB" in page and "a cat; a dog" in page
+    assert page.count("other weights") == 1 and page.count(NOT_DRAWN) > 1
+
+
+def test_a_figure_says_whether_it_shows_what_the_papers_does(report):
+    page = (report / "figures.html").read_text("utf-8")
+    figures = re.split(r"<h2>Figure (\d)", page)[1:]
+    assert figures[::2] == ["3", "4", "5", "6", "7"]
+    said = dict(zip(figures[::2], figures[1::2], strict=True))
+    assert "It does not show the same: the mean PSNR" in said["3"] and "not measured yet are dit-ddim-250" in said["4"]
+    assert "for ours and" in said["5"]
+
+
+@pytest.mark.parametrize(("near", "answer"), [(0.99, "It shows the same"), (0.5, "It does not show the same")])
+def test_features_are_steady_where_neighbouring_steps_are_alike(near, answer):
+    matrix = {"model": "m", "steps": 3, "cosine": [[1, near, 0], [near, 1, near], [0, near, 1]]}
+    assert TESTS["similarity"]([None], [matrix]).startswith(
+        f"{answer}: the mean cosine between neighbouring steps is {near}"
+    )
+
+
+def test_a_gate_map_has_a_pixel_a_block_and_call():
+    data = base64.b64decode(picture_of(["00", "01", "11"]).partition(",")[2])
+    image = Image.open(io.BytesIO(data))
+    assert image.size == (3, 2)
+    computed = [[image.getpixel((call, block)) == COMPUTED for call in range(3)] for block in range(2)]
+    assert computed == [[True, True, False], [True, False, False]]
 
 
 @needs_browser
