@@ -22,6 +22,17 @@ EXAMPLES = (
 
 
 @dataclass(frozen=True)
+class Calibrated(Forecast):
+    """The Taylor calibrator at its released order 1: a line through the last two values. It knows no slope before call
+    3, so that a shorter warm-up holds at first."""
+
+    order: int = 1
+
+    def weights(self, call: int, last: np.ndarray) -> np.ndarray:
+        return super().weights(call, last if last[0] >= 3 else last[:1])
+
+
+@dataclass(frozen=True)
 class Params:
     """The parameters of `plan`."""
 
@@ -44,7 +55,7 @@ def prepares(params: Params) -> tuple[Preparation, ...]:
             raise DipgoError(f"DBCache's {name} is {getattr(params, name)}; it must be at least 1")
 
     def policy(context: PlanContext, threshold: float) -> Policy:
-        rule = Forecast(np.arange(context.sampler.calls), 1) if params.calibrated else None
+        rule = Calibrated(np.arange(context.sampler.calls)) if params.calibrated else None
         return FirstBlocks(threshold, params.lead, params.warmup, rule)
 
     made_by = {"method": "db_cache", **{name: getattr(params, name) for name in ("lead", "warmup", "calibrated")}}

@@ -19,6 +19,7 @@ from diffusers.hooks import apply_first_block_cache, apply_mag_cache
 from diffusers.models import CacheMixin
 
 from baselines import PlanContext
+from baselines.db_cache import Calibrated
 from baselines.first_block_cache import FirstBlocks
 from baselines.mag_cache import Magnitudes, Params, prepares
 from baselines.tea_cache import ModulatedInput, attended
@@ -26,7 +27,6 @@ from baselines.threshold import Bisection
 from dipgo import (
     Diffusion,
     DipgoError,
-    Forecast,
     Inputs,
     Policy,
     Question,
@@ -101,7 +101,7 @@ RATIOS = (1.0, 1.05, 1.02, 0.97, 1.04, 1.01, 0.98, 0.95)
 POLICIES = {
     "first block": FirstBlocks,
     "two blocks": partial(FirstBlocks, lead=2, warmup=3),
-    "linear": partial(FirstBlocks, rule=Forecast(np.arange(CALLS), 1)),
+    "linear": partial(FirstBlocks, rule=Calibrated(np.arange(CALLS))),
     "magnitudes": partial(Magnitudes, RATIOS),
     "modulated input": partial(ModulatedInput, (1.0, 0.0), calls=CALLS),
 }
