@@ -16,7 +16,10 @@ from dipgo.errors import DipgoError
 from dipgo.state import State
 
 BATCHES = 2  # as many pictures run together, unseen, as this many batches hold
-EXAMPLES = ({"calls": 3, "learn": {"rounds": 1, "pictures": 2}},)
+EXAMPLES = (
+    {"calls": 3, "learn": {"rounds": 1, "pictures": 2}},
+    {"calls": 3, "unit": "layer", "learn": {"rounds": 0, "pictures": 1, "shared": True}},
+)
 
 
 @dataclass(frozen=True)
@@ -43,7 +46,10 @@ class ForecastLearning(Lesson):
     folder, title = "forecasts", "forecast"
 
     def identity(self) -> dict[str, Any]:
-        return {**self.started_by, **asdict(self.settings)}
+        settings = asdict(self.settings)
+        if not settings["shared"]:  # what was learned before there was this setting keeps its address
+            del settings["shared"]
+        return {**self.started_by, **settings}
 
     def macs(self, run: Estimate) -> float:
         tried = self.settings.tried(round(run.share * run.calls), run.branches)
@@ -80,21 +86,28 @@ class Params:
     """How many calls are computed."""
     learn: Learning = Learning()
     """The settings of the learning."""
+    unit: str = "call"
+    """What is forecast: whole calls, or every "layer" within the blocks, where what lies around the layers runs in
+    every call and K values of each layer are remembered."""
 
 
 def prepares(params: Params) -> tuple[Preparation, ...]:
     """The forecast is learned."""
-    return (ForecastLearning(params.learn, lambda context: _start(context, params.calls), {"calls": params.calls}),)
+    asked = {"calls": params.calls} | ({} if params.unit == "call" else {"unit": params.unit})
+    return (ForecastLearning(params.learn, partial(_start, params=params), asked),)
 
 
 def plan(context: PlanContext, params: Params) -> Plan:
     """Compute the learned calls, and combine their outputs into the others by the learned coefficients."""
     (forecast,) = prepares(params)
-    return replace(_start(context, params.calls), schedule=forecast.make(context))
+    return replace(_start(context, params), schedule=forecast.make(context))
 
 
-def _start(context: PlanContext, calls: int) -> Plan:
-    return context.skipping(reaching(calls, context.sampler.calls))
+def _start(context: PlanContext, params: Params) -> Plan:
+    context = context.at_unit(params.unit)
+    computed = reaching(params.calls, context.sampler.calls)
+    schedule = Schedule.skip_calls(context.graph.sites, context.sampler.calls, computed)
+    return Plan(context.sampler, schedule, context.costs)
 
 
 def reaching(calls: int, total: int) -> list[int]:

@@ -65,11 +65,6 @@ class HoldingErrors(Lesson):
         return {kind: np.array(rows) for kind, rows in result["errors"].items()}
 
 
-def kind_of(site: str) -> str:
-    """Return the kind of a layer: the last name in its path that is no number, such as "attn1" or "resnets"."""
-    return next(part for part in reversed(Site.parse(site).module.split(".")) if not part.isdigit())
-
-
 @torch.no_grad()
 def holding_errors(diffusion: Diffusion, graph: BlockGraph, inputs: Inputs, longest: int) -> dict[str, np.ndarray]:
     """Return the mean relative L1 error of holding by kinds of layers, float [calls, longest].
@@ -77,7 +72,7 @@ def holding_errors(diffusion: Diffusion, graph: BlockGraph, inputs: Inputs, long
     The number at [call, k] says how far the values of a call are from those of k + 1 calls before, relative to their
     own size. It is 0 where there is no such call.
     """
-    calls, kinds = diffusion.sampler.calls, [kind_of(site) for site in graph.sites]
+    calls, kinds = diffusion.sampler.calls, [Site.parse(site).kind for site in graph.sites]
     errors = {kind: np.zeros((calls, longest)) for kind in dict.fromkeys(kinds)}
     past: list[list[torch.Tensor]] = [[] for _ in graph.sites]
     seen = [0] * len(graph.sites)
@@ -131,7 +126,7 @@ def plan(context: PlanContext, params: Params) -> Plan:
         raise DipgoError(f"pruned ratio is {params.ratio}; it must lie strictly between 0 and 1")
     context = context.at_unit("layer")
     errors = prepares(params)[0].make(context)
-    kinds = [kind_of(site) for site in context.graph.sites]
+    kinds = [Site.parse(site).kind for site in context.graph.sites]
 
     def schedule(threshold: float) -> Schedule:
         reuse = {kind: held(rows, threshold) for kind, rows in errors.items()}

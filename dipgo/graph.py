@@ -40,6 +40,11 @@ class Site:
     def parse(cls, text: str) -> Site:
         return cls(text.removesuffix(DELTA), text.endswith(DELTA))
 
+    @property
+    def kind(self) -> str:
+        """The last name in its path that is no number, such as "attn1" or "resnets"."""
+        return next((part for part in reversed(self.module.split(".")) if not part.isdigit()), self.module)
+
     def __str__(self) -> str:
         return self.module + DELTA * self.delta
 

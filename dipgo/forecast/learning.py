@@ -19,7 +19,7 @@ import torch
 from dipgo.errors import DipgoError
 from dipgo.execute.lockstep import rollout_together
 from dipgo.forecast.rules import Forecast, Rule
-from dipgo.graph import BlockGraph, Execution
+from dipgo.graph import BlockGraph, Execution, Site
 from dipgo.newton import DAMPING, damped_steps, log_loss
 from dipgo.sampling import Diffusion, Inputs
 from dipgo.schedule import Schedule
@@ -46,6 +46,8 @@ class LearnConfig:
     """The order of the forecast that the learning starts from; 0 holds."""
     together: int = 200
     """How many pictures run in one batch."""
+    shared: bool = False
+    """Whether all sites of a kind share their changes, such as the feed-forward layers of all blocks."""
 
     def __post_init__(self) -> None:
         least_of = {"memory": self.order + 1, "rounds": 0, "shift": 0, "groups": 1, "together": 1}
@@ -120,6 +122,7 @@ def learn_forecast(
     """
     sampler, guidance = diffusion.sampler, diffusion.guidance
     rule = Forecast(sampler.noise_ratios, config.order)
+    kinds = [Site.parse(site).kind if config.shared else site for site in graph.sites]
 
     def run(schedules: Sequence[Schedule]) -> torch.Tensor:
         """Return final latents [S, n, numbers of a picture]."""
@@ -153,7 +156,7 @@ def learn_forecast(
     yield after(done, best, error)
     for number in range(done + 1, config.rounds + 1):
         before = log_loss(error)
-        best, error = _step(graph, best, error, errors, guidance)
+        best, error = _step(best, error, errors, _directions(graph, best, kinds, guidance))
         if config.shift:
             best, error = _move(graph, best, error, errors, config.shift)
         if before - log_loss(error) < GAIN:
@@ -179,10 +182,9 @@ def _better(
 
 
 def _step(
-    graph: BlockGraph, trial: _Trial, error: torch.Tensor, errors: Errors, guidance: float
+    trial: _Trial, error: torch.Tensor, errors: Errors, directions: Sequence[np.ndarray]
 ) -> tuple[_Trial, torch.Tensor]:
-    """Return the candidate after a Gauss-Newton step of the changes, and its error."""
-    directions = _directions(graph, trial, guidance)
+    """Return the candidate after a Gauss-Newton step of the changes in these directions, and its error."""
     if not directions:
         raise DipgoError("this schedule reuses nothing, so there is nothing to learn")
     nudged = [replace(trial, changes=trial.changes + NUDGE * direction) for direction in directions]
@@ -192,21 +194,21 @@ def _step(
     return _better(tried, errors(tried), trial, error)
 
 
-def _directions(graph: BlockGraph, trial: _Trial, guidance: float) -> list[np.ndarray]:
-    """Return the directions in which the changes may go: one for each group of gaps in which a site is reused, each
-    value that is remembered in it, and each guidance branch."""
+def _directions(graph: BlockGraph, trial: _Trial, kinds: Sequence[str], guidance: float) -> list[np.ndarray]:
+    """Return the directions in which the changes may go: one for each group of gaps in which sites of a kind are
+    reused, each value that is remembered in it, and each guidance branch. `kinds` has the kind of each site."""
     execution = _execution(graph, trial.reuse)
     groups, values = trial.groups(execution.computed), np.cumsum(execution.computed, axis=0)
     remembered = np.zeros(trial.changes.shape[:2], dtype=int)
     calls, sites = np.nonzero(execution.reused)
     np.maximum.at(remembered, (groups[calls, sites], sites), values[calls, sites])
-    found = []
-    for index in np.ndindex(trial.changes.shape[:3]):
-        if index[2] < remembered[index[:2]]:
-            for parts in _parts(guidance):
-                found.append(np.zeros_like(trial.changes))
-                found[-1][index] = parts
-    return found
+    found: dict[tuple[int, str, int, int], np.ndarray] = {}
+    for group, site, value in np.ndindex(trial.changes.shape[:3]):
+        if value < remembered[group, site]:
+            for number, parts in enumerate(_parts(guidance)):
+                direction = found.setdefault((group, kinds[site], value, number), np.zeros_like(trial.changes))
+                direction[group, site, value] = parts
+    return list(found.values())
 
 
 def _parts(guidance: float) -> list[tuple[float, ...]]:

@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from baselines import PlanContext, method
-from baselines.smoothcache import held, holding_errors, kind_of
-from dipgo import Diffusion, Inputs, Sampler, UnreachableRatio, initial_noise
+from baselines.smoothcache import held, holding_errors
+from dipgo import Diffusion, Inputs, Sampler, Site, UnreachableRatio, initial_noise
 from dipgo.families import DIT, SD15
 from tests.conftest import SD_SCHEDULER
 from tests.helpers.contract import instance
@@ -40,8 +40,8 @@ def test_errors_of_holding_are_those_of_the_values_that_a_dense_run_makes(family
     errors = holding_errors(Diffusion(made.denoiser, sampler, 3.0), graph, inputs, longest=2)
     handle.remove()
     change = [(values[3] - values[3 - k]).abs().mean() / values[3].abs().mean() for k in (1, 2)]
-    assert errors[kind_of(site)][3].tolist() == pytest.approx([float(c) for c in change], rel=1e-4)
-    assert errors[kind_of(site)][1, 1] == 0 and (errors[kind_of(site)][0] == 0).all()
+    assert errors[Site.parse(site).kind][3].tolist() == pytest.approx([float(c) for c in change], rel=1e-4)
+    assert errors[Site.parse(site).kind][1, 1] == 0 and (errors[Site.parse(site).kind][0] == 0).all()
 
 
 def test_the_threshold_is_the_smallest_that_prunes_the_ratio_and_too_much_is_refused():

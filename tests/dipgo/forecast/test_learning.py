@@ -25,8 +25,10 @@ from dipgo import (
     ruled,
     trace_graph,
 )
+from dipgo.families import DIT
 from dipgo.forecast.learning import _moved, _moves, _Trial
 from tests.conftest import GUIDANCE, SD_SCHEDULER
+from tests.helpers.contract import instance
 
 STEPS, KEPT = 12, [0, 4, 8]
 
@@ -179,3 +181,19 @@ def test_at_zero_snr_the_way_out_is_named(tiny, whole_call):
         next(learn_forecast(LearnConfig(rounds=1), diffusion, whole_call, start, tiny.inputs))
     first, *_ = learn_forecast(LearnConfig(rounds=0, order=0), diffusion, whole_call, start, tiny.inputs)
     assert np.isfinite(first.loss)
+
+
+def test_layers_within_blocks_learn_and_those_of_a_kind_share_their_changes():
+    made = instance(DIT, "layer")
+    sampler = Sampler("ddim", SD_SCHEDULER, 6)
+    start = Schedule.skip_calls(made.graph.sites, 6, [0, 2, 4])
+    pictures = Inputs(initial_noise([5, 6], (4, 8, 8)), made.conditioning)
+    config = LearnConfig(memory=2, rounds=1, shift=0, groups=1, shared=True)
+    rounds = list(learn_forecast(config, Diffusion(made.denoiser, sampler, 3.0), made.graph, start, pictures))
+    first, last = (learned.schedule.coefficients for learned in rounds)
+    if first.ndim == 3:  # both branches are alike until they have learned
+        first = first[..., None]
+    changes = (last - first).reshape(6, -1, 2, *last.shape[2:])  # blocks, and the two kinds of layers
+    assert rounds[1].loss < rounds[0].loss
+    np.testing.assert_allclose(changes, np.broadcast_to(changes[:, :1], changes.shape), atol=1e-6)
+    assert np.abs(changes[1, 0, 0] - changes[1, 0, 1]).max() > 1e-4
