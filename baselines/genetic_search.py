@@ -1,4 +1,8 @@
-"""Genetic search (Table 6): schedules at the asked ratio, bred by DEAP's operators."""
+"""Genetic search (Table 6): schedules at the asked ratio, bred by DEAP's operators.
+
+With the unit "layer" it searches attention and feed-forward layers, in the manner of ECAD
+(https://arxiv.org/abs/2506.15682), which breeds a whole front of ratios at once.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +20,10 @@ from baselines.preparation import Preparation
 from baselines.search import RatioParams, Search, Settings, ratio_search
 
 Params = RatioParams
-EXAMPLES = ({"ratio": 0.5, "search": {"evaluations": 4, "population": 2}, "fitness": {"images": 1}},)
+EXAMPLES = (
+    {"ratio": 0.5, "search": {"evaluations": 4, "population": 2}, "fitness": {"images": 1}},
+    {"ratio": 0.3, "unit": "layer", "search": {"evaluations": 4, "population": 2}, "fitness": {"images": 1}},
+)
 
 
 @dataclass(frozen=True)

@@ -214,6 +214,9 @@ class RatioParams:
     """The search's settings, by the names in its `Settings`."""
     fitness: FitnessConfig = field(default_factory=FitnessConfig)
     """What the search minimises."""
+    unit: str = "output"
+    """Which of the family's sites are searched: a block's "output" (the paper's reading), its "delta", or every "layer"
+    within the blocks."""
 
 
 def ratio_search(
@@ -229,9 +232,11 @@ def ratio_search(
     settings = read(kind, params.search, f"{method}.search")
 
     def searched(context: PlanContext, fitness: Fitness) -> Plan:
+        context = context.at_unit(params.unit)
         space = SearchSpace(context.costs, context.sampler.calls, params.ratio)
         search = Search(space, fitness, settings.evaluations)
         run(search, settings)
         return Plan(context.sampler, space.schedule(search.best[1]), context.costs)
 
-    return ScheduleSearch(method, params.search, settings, params.fitness, searched, {"ratio": params.ratio})
+    asked = {"ratio": params.ratio} | ({} if params.unit == "output" else {"unit": params.unit})
+    return ScheduleSearch(method, params.search, settings, params.fitness, searched, asked)

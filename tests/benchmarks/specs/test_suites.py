@@ -60,12 +60,8 @@ def test_the_frontier_holds_every_contestant_at_every_ratio_and_its_settings_nev
     # call leaves nothing.
     more = {"pixart": 1, "dit": 2}
     dynamic = {"firstblock", "dbcache", "dbtaylor", "teacache", "magcache"}
-    within = {
-        "fora",
-        "taylor1",
-        "taylor2",
-        "smoothcache",
-    }  # the layers within blocks; not every ratio is within their reach
+    # Those of the layers within blocks; not every ratio is within their reach.
+    within = {"fora", "taylor1", "taylor2", "smoothcache", "ecad"}
     for model, ratios, reached in (("sd", 4, 1), ("sd2", 4, 1), ("dit", 4, 3), ("pixart", 3, 2)):
         rivals = within | (dynamic if model in ("dit", "pixart") else set())
         rows = [spec for spec in specs if spec.id.startswith(f"frontier-{model}-")]
