@@ -102,7 +102,7 @@ def render(session: nox.Session) -> None:
 @nox.session(venv_backend="none")
 def report(session: nox.Session) -> None:
     """Write pages to look at into build/report. The first call draws their pictures, which takes some minutes."""
-    rows = run(session, "tables", "report", "--rows", silent=True)
+    rows = run(session, "tables", "report", "--rows", silent=True, stderr=sys.stderr)
     run(session, "benchmarks", "pictures", *rows.split())
     run(session, "tables", "report", *session.posargs)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -29,6 +29,7 @@ from benchmarks.specs.run import RunSpec
 from benchmarks.supply.profiles import source
 from dipgo import rollout
 from dipgo.errors import DipgoError, first_line
+from dipgo.files import read_json
 
 log = logging.getLogger(__name__)
 
@@ -125,7 +126,7 @@ class Gallery:
         self.folder.mkdir(parents=True, exist_ok=True)
         kept = _read(self.folder / SHEETS)
         asked = [self.known[name] for name in names or self.known if name in self.known]
-        todo = [item for item in asked if len(kept.get(item.file, {}).get("captions", ())) < self.count]
+        todo = [item for item in asked if not self._whole(kept.get(item.file, {}))]
         todo.sort(key=lambda item: (item.spec["model"], item.id))  # a model is loaded once
         with TemporaryDirectory() as temporary:
             for item in tqdm(todo, desc="pictures", unit="record"):
@@ -145,6 +146,10 @@ class Gallery:
                 write_text(self.folder / SIMILARITY, json.dumps(probed) + "\n")
         return sum("sheet" in line for line in kept.values())
 
+    def _whole(self, line: Mapping[str, Any]) -> bool:
+        """Tell whether a line of the list is of a sheet that is there and holds enough pictures."""
+        return len(line.get("captions", ())) >= self.count and (self.folder / line["sheet"]).is_file()
+
 
 def _read(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text("utf-8")) if path.exists() else {}
+    return read_json(path) if path.exists() else {}

@@ -13,7 +13,7 @@ from benchmarks.specs.files import construct, read_toml
 from benchmarks.specs.pictures import SHEETS, SIMILARITY
 from benchmarks.specs.record import Record
 from dipgo.files import read_json
-from tables.report.charts import heatmap
+from tables.report.charts import Chart, heatmap
 from tables.report.gates import picture_of
 
 FIGURES = Path(__file__).parent / "figures.toml"
@@ -61,8 +61,7 @@ class Shown:
     sheets: list[Sheet]
     maps: list[str]
     """Gate maps, as data URLs."""
-    charts: list[str]
-    """Charts, as HTML."""
+    charts: list[Chart]
 
 
 class Drawn:
@@ -78,6 +77,8 @@ class Drawn:
     def sheet(self, label: str, item: Record | None) -> Sheet:
         """Return the sheet of a record under the label of its row."""
         line = self.sheets.get(item.file, {"absent": NOT_DRAWN}) if item else {"absent": "not measured"}
+        if "sheet" in line and not (self.folder / line["sheet"]).is_file():
+            line = {"absent": NOT_DRAWN}
         if "absent" in line:
             return Sheet(label, absent=line["absent"])
         return Sheet(label, line["sheet"], tuple(line["captions"]), tuple(line.get("psnr", ())))
@@ -108,7 +109,10 @@ def figure(spec: Figure, records: Mapping[str, Record], drawn: Drawn, labels: Ma
         return Shown(spec, f"It cannot be shown: not measured yet are {absent}.", [], [], [])
     maps = [picture_of(item.schedule["reuse"]) for item in known if spec.test == "gates" and item.schedule]
     matrices = {item.file: drawn.similarity[item.file] for item in known if item.file in drawn.similarity}
-    charts = [heatmap(one["cosine"], f"similarity-{file}") for file, one in matrices.items()]
+    charts = [
+        Chart(f"{one['model']}, {one['scheduler'].upper()}, {one['steps']} steps", heatmap(one["cosine"], file))
+        for file, one in matrices.items()
+    ]
     sheets = []
     if spec.test in ("alike", "nearest"):
         for item in known:

@@ -54,3 +54,11 @@ def test_a_record_of_other_weights_is_not_drawn_and_says_so(sheets):
 def test_what_is_drawn_is_kept(gallery, sheets, monkeypatch):
     monkeypatch.setattr(Gallery, "draw", lambda *given: pytest.fail("drawn again"))
     assert gallery.make([DENSE, FEWER, "no-such-row"]) == 2
+
+
+def test_a_sheet_that_was_deleted_is_drawn_again(gallery, sheets):
+    path = gallery.folder / sheets[FEWER]["sheet"]
+    before = path.read_bytes()
+    path.unlink()
+    gallery.make([FEWER])
+    assert path.read_bytes() == before
