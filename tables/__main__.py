@@ -99,6 +99,9 @@ def main(arguments: list[str] | None = None) -> int:
             if options.rows:
                 print("\n".join(shown_runs(options.profile)))
                 return 0
+            records = place(options.profile, options.records)
+            if not any(records.glob("*.json")):
+                raise DipgoError(f"{records}: no record to report; measure a table first")
             log.info("%s", write(Sources(options.records, options.profile, options.pictures), options.out))
             return 0
         for name, path, content in _rendered(options):

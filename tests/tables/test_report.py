@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 from benchmarks.specs.pictures import SHEETS
+from tables.__main__ import main
 from tables.figures.pareto import load_spec
 from tables.report.charts import DENSE, load_kinds
 from tables.report.gates import COMPUTED, picture_of
@@ -150,3 +151,15 @@ def test_every_series_of_the_figure_is_of_one_kind():
     assert len(kinds) <= 6 and len(set(named)) == len(named) and sum(not kind.series for kind in kinds) == 1
     assert set(named) <= {series.title for series in load_spec().series} - {DENSE}
     assert "Ours" in kinds[0].series and kinds[0].size == max(kind.size for kind in kinds)
+
+
+def test_without_a_record_there_is_no_report_but_one_line(tmp_path, caplog):
+    assert main(["report", "--records", str(tmp_path), "--out", str(tmp_path / "pages")]) == 2
+    assert "no record to report" in caplog.text and not (tmp_path / "pages").exists()
+
+
+def test_the_rows_whose_pictures_are_shown_are_those_of_first_pages_and_figures(capsys):
+    assert main(["report", "--rows"]) == 0
+    rows = capsys.readouterr().out.split()
+    assert {"plms-50", "ours-0.80", "plus-0.80", "ours-0.95", "sd2-dpm-25"} <= set(rows)
+    assert len(set(rows)) == len(rows) < 120
