@@ -22,7 +22,7 @@ _MODULES = {
     "families": ("FAMILIES", "Family", "Unit", "branch_guidance", "denoiser_of", "family_of"),
     "families.watch": ("capture", "costs_of", "find_sites"),
     "forecast.learning": ("LearnConfig", "Learned", "learn_forecast"),
-    "forecast.rules": ("RULES", "Forecast", "ReuseRule", "ruled"),
+    "rules": ("RULES", "Forecast", "ReuseRule", "ruled"),
     "graph": ("BlockGraph", "Execution", "Site", "trace_graph"),
     "pruner.losses": ("consistency",),
     "pruner.network": ("Pruner", "straight_through"),

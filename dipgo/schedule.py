@@ -30,7 +30,7 @@ class Schedule:
     PLMS makes 51 calls for 50 steps. Row 0 is all false, since there is nothing to reuse yet."""
     coefficients: np.ndarray | None = None
     """Float [calls, sites, K]: a reused value is the sum of these times the last K values that the block computed,
-    newest first (`dipgo.forecast.rules` makes them). What would precede call 0 counts as equal to it. A fourth axis
+    newest first (`dipgo.rules` makes them). What would precede call 0 counts as equal to it. A fourth axis
     holds the guidance branches, in the order in which a batch holds them (the unconditional one first). None is the
     paper's rule: the last value is held."""
     timesteps: np.ndarray | None = None

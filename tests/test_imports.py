@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -94,6 +95,19 @@ def test_the_rooms_have_no_circle():
     for room, below in BELOW.items():
         for place in below:
             assert place not in order or order.index(place) < order.index(room), (room, place)
+
+
+def test_no_folder_leads_back_to_itself():
+    """Folders inside of rooms count as well; a module beside its package's folders stands for itself."""
+    known, arrows = modules(), {}
+    folder = {name: name if len(name.split(".")) < 3 else name.rpartition(".")[0] for name in known}
+    for name, path in known.items():
+        read = {n if n in known else n.rpartition(".")[0] for n in imports(path.read_text("utf-8"))}
+        arrows.setdefault(folder[name], set()).update(folder[n] for n in read & known.keys())
+    for name, below in arrows.items():
+        below.discard(name)
+    order = list(TopologicalSorter(arrows).static_order())  # a CycleError names the circle
+    assert order.index("dipgo.schedule") < order.index("dipgo.execute") < order.index("benchmarks.runs")
 
 
 def modules() -> dict[str, Path]:

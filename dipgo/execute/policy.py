@@ -19,8 +19,8 @@ from dipgo.errors import DipgoError
 from dipgo.execute.hooks import hooked, reentrant
 from dipgo.execute.run import CallHook, Run
 from dipgo.execute.values import add, combine, residuals, snapshot, subtract
-from dipgo.forecast.rules import Forecast
 from dipgo.graph import BlockGraph, Stream
+from dipgo.rules import Forecast
 from dipgo.schedule import Schedule
 
 

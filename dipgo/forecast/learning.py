@@ -18,9 +18,9 @@ import torch
 
 from dipgo.errors import DipgoError
 from dipgo.execute.lockstep import rollout_together
-from dipgo.forecast.rules import Forecast, Rule
 from dipgo.graph import BlockGraph, Execution, Site
 from dipgo.newton import DAMPING, damped_steps, log_loss
+from dipgo.rules import Forecast, Rule
 from dipgo.sampling import Diffusion, Inputs
 from dipgo.schedule import Schedule
 from dipgo.state import State, copied

@@ -6,7 +6,7 @@ import numpy as np
 
 from dipgo.costs import CostModel
 from dipgo.errors import DipgoError, UnreachableRatio
-from dipgo.forecast.rules import Rule, ruled
+from dipgo.rules import Rule, ruled
 from dipgo.schedule import Schedule
 
 TOLERANCE = 0.0125

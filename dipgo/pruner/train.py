@@ -15,10 +15,10 @@ from torch import nn
 from dipgo.costs import CostModel
 from dipgo.errors import DipgoError
 from dipgo.execute.gating import gated
-from dipgo.forecast.rules import Forecast
 from dipgo.graph import BlockGraph
 from dipgo.pruner.losses import consistency, sparsity
 from dipgo.pruner.network import Pruner, straight_through
+from dipgo.rules import Forecast
 from dipgo.sampling import Diffusion, Inputs, rollout
 from dipgo.schedule import Schedule
 from dipgo.state import State, copied
