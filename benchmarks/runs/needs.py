@@ -26,12 +26,12 @@ from dipgo.errors import DipgoError, unknown
 
 TERA, PETA = 1e12, 1e15
 NOTES = """\
-calls: denoiser calls of a picture. TMACs: of a picture, all operations, calls and guidance branches; ~ is what a run
-  asks for whose schedule is not known yet. PMACs: of what is left to make; trainings, learnings and searches stand in
-  the first run that needs them.
-Each picture of a training takes the dense run, a forward pass of all blocks, a backward pass (as much again, because
-  the weights are frozen) and, with checkpoints, another forward pass. Of learnings and searches every schedule that
-  they may try is charged in full.
+calls: the denoiser calls of a picture. TMACs: the cost of a picture, in all operations, calls and guidance branches;
+  ~ marks a run whose schedule is not known yet, and shows what the run asks for. PMACs: the cost of what is left to
+  make; a training, learning or search counts with the first run that needs it.
+Each picture of a training costs the dense run, a forward pass of all blocks, a backward pass (as much again, because
+  the weights are frozen) and, with checkpoints, another forward pass. A learning or search costs every schedule that
+  it may try, in full.
 Text encoders, decoders, judges and the timing of latency come on top."""
 
 

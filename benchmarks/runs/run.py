@@ -161,7 +161,7 @@ class Suite:
         shards().wait()
 
     def _waves(self, specs: Sequence[RunSpec]) -> Iterator[dict[Path, tuple[RunSpec, Preparation]]]:
-        """Yield what is missing, wave after wave: each has what needs nothing that is missing."""
+        """Yield what is missing, wave after wave: a wave needs nothing that is still missing."""
         tried: set[Path] = set()
         while True:
             missing = self._missing(specs)
@@ -208,7 +208,7 @@ class Suite:
         return tuple(kept.path_of(spec, need, self.workspace) for need in preparation.needs.values())
 
     def _missing(self, specs: Sequence[RunSpec]) -> dict[Path, tuple[RunSpec, Preparation]]:
-        """Return the preparations that are not through yet, each with the first run that wants it."""
+        """Return the preparations that are not finished, each with the first run that needs it."""
         missing: dict[Path, tuple[RunSpec, Preparation]] = {}
         for spec in specs:
             for path, preparation in self._prepared(spec).items():

@@ -115,8 +115,8 @@ def prompts(set: str, model: str = "", zoo: Path = ZOO) -> list[Prompt]:
     """Return the captions of a prompt set, in the order of the file.
 
     set: `train`, `seen` (also trained on), `held-out` (never trained on), `fresh` (never trained on, and no setting
-        was ever tried on it), or `classes`, the names of the classes that
-        a model draws, as frequent as among the pictures that it was trained on.
+        was ever tried on it), or `classes`: the names of the classes that a model draws, each as often as among the
+        pictures that the model was trained on.
     model: the model that draws them. Only `classes` depends on it.
 
     Raises `DipgoError` for an unknown set, and for `classes` where the model draws captions.
