@@ -23,8 +23,8 @@ COCO, COCO_TABLE = "annotations/captions_val2017.json", "*captions*.tsv"
 def captions(name: str, path: Path) -> list[str]:
     """Return the captions of a prompt set, in the order that gives them their picture index.
 
-    name: the name of the set. For `imagenet` the answer holds the names of the classes in turn, and that 50 times, so
-        that the first pictures are of different classes.
+    name: the name of the set. For `imagenet`, the list of all class names comes 50 times over, so that the
+        first pictures are of different classes.
     path: the folder of the set; for `imagenet`, that of a DiT pipeline.
 
     Raises a `DipgoError` of one line for an unknown set, a file that is absent or broken, another number of captions

@@ -215,7 +215,7 @@ def _any(name: str, patterns: Sequence[str]) -> bool:
 
 @contextmanager
 def _alone(entry: Asset) -> Iterator[Path]:
-    """Give the folder that an asset is put together in, to one process at a time."""
+    """Let one process at a time use the folder in which an asset is put together."""
     work = entry.path.with_name(f".{entry.name}.part")
     work.mkdir(parents=True, exist_ok=True)
     try:
