@@ -87,9 +87,15 @@ for name in TABLES:
     nox.session(reproduce_one, name=f"reproduce-{name}", venv_backend="none")
 
 
+@nox.session(name="reproduce-frontier", venv_backend="none")
+def reproduce_frontier(session: nox.Session) -> None:
+    """Measure and render the frontier: all contestants of each model at equal MACs."""
+    reproduce(session, ["frontier"])
+
+
 @nox.session(name="reproduce-all", venv_backend="none")
 def reproduce_all(session: nox.Session) -> None:
-    """Measure and render all tables."""
+    """Measure and render Tables 1 to 8."""
     reproduce(session, TABLES)
 
 

@@ -1,8 +1,8 @@
 """`python -m tables render [NAME ...]` renders records into tables/out. With --check it compares and writes nothing.
 
-A NAME is the name of a table, `pareto`, `claims` or `macs`. The files of the embedded profile lie in the folders
-of records and tables themselves, those of another profile in a subfolder of its name. Without NAMEs, files for which
-another profile or the GPU has no record are left out.
+A NAME is the name of a table, `pareto`, `frontier`, `claims` or `macs`. The files of the embedded profile lie in the
+folders of records and tables themselves, those of another profile in a subfolder of its name. Without NAMEs, files for
+which another profile or the GPU has no record are left out.
 
 `python -m tables report` writes a folder of pages to look at, which open from the disk.
 """
@@ -51,6 +51,7 @@ def _rendered(options: argparse.Namespace) -> Iterator[tuple[str, Path, str | by
     """Yield the name, the path and the content of every file that was asked for."""
     from tables.claims.ledger import LEDGER, render_claims  # not before the arguments are read: they load much
     from tables.figures.pareto import PARETO, render_pareto
+    from tables.frontier import FRONTIER, render_frontier
     from tables.load import names
     from tables.macs import MACS, render_macs
     from tables.render import render
@@ -59,12 +60,12 @@ def _rendered(options: argparse.Namespace) -> Iterator[tuple[str, Path, str | by
         LEDGER: lambda records, profile: render_claims(records),
         MACS: lambda records, profile: render_macs(),
     }
-    renderers = {PARETO: render_pareto, **of_no_profile}
+    renderers = {PARETO: render_pareto, FRONTIER: render_frontier, **of_no_profile}
     every = not options.names and options.profile is None
     asked = [
         (name, profile)
         for profile in (PROFILES if every else [options.profile or DEFAULT])
-        for name in options.names or [*names(), PARETO]
+        for name in options.names or [*names(), PARETO, FRONTIER]
         if name not in of_no_profile
     ]
     asked += [(name, DEFAULT) for name in of_no_profile if every or name in options.names]

@@ -266,7 +266,15 @@ def load_records(table: Table, folder: Path) -> dict[str, Record]:
 
 def departures(table: Table, records: Mapping[str, Record]) -> dict[str, dict[str, Any]]:
     """Return the settings in which a record differs from the suite's run, and so from its row's label, by run id."""
-    rows = read_suite(table.suites / f"{table.name}.toml", table.profile)
+    return other_settings(read_suite(table.suites / f"{table.name}.toml", table.profile), records)
+
+
+def other_settings(rows: Mapping[str, Mapping[str, Any]], records: Mapping[str, Record]) -> dict[str, dict[str, Any]]:
+    """Return the settings in which a record differs from a suite's run, by run id, without runs that do not differ.
+
+    rows: the fields of the suite's runs by id, from `read_suite`.
+    records: the records by run id.
+    """
     changes = {}
     for run, item in records.items():
         asked = flat({key: rows[run][key] for key in SETTINGS if key in rows.get(run, {})})

@@ -14,7 +14,7 @@ from benchmarks.specs.run import RunSpec
 from benchmarks.specs.sweep import expand
 from dipgo.errors import DipgoError, unknown
 
-SHOWN = ("group", "label", "paper", "controls")
+SHOWN = ("group", "label", "paper", "controls", "series", "budget")
 """Fields of a row that say how a table shows it. No result depends on them, so a `RunSpec` has none of them."""
 SHARED = ("defaults", "method")
 """The tables that a suite and its profiles both have, and that another suite may extend."""
