@@ -7,13 +7,13 @@ https://arxiv.org/abs/2503.06923, with the warm-up of diffusers' release. Order 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import factorial
 
 import numpy as np
 
 from baselines.plan import Plan, PlanContext
 from dipgo import Schedule, ruled
 from dipgo.errors import DipgoError
+from dipgo.rules import Taylor
 
 EXAMPLES = ({"interval": 3}, {"interval": 2, "order": 2, "warmup": 2}, {"interval": 2, "order": 0, "warmup": 1})
 
@@ -28,35 +28,6 @@ class Params:
     """The order of the Taylor series: 0, 1 or 2."""
     warmup: int = 3
     """How many calls are computed at first. The next one is forecast, and the interval counts from the one after."""
-
-
-@dataclass(frozen=True)
-class Taylor:
-    """The Taylor series of a site's values in the number of calls since it was last computed.
-
-    Its derivatives are backward differences, each divided by the gap between the last two computed calls. So a
-    forecast is a combination of the last `order` + 1 values, or of fewer as long as fewer are known.
-    """
-
-    order: int
-
-    def __call__(self, computed: np.ndarray) -> np.ndarray:
-        coefficients = np.zeros((*computed.shape, self.order + 1))
-        for site, row in enumerate(computed.T):
-            last, known = 0, 0
-            derivatives = np.zeros((self.order + 1,) * 2)  # each as a combination of the last values, newest first
-            for call, runs in enumerate(row):
-                if runs:
-                    before = np.roll(derivatives, 1, axis=1)
-                    derivatives = np.zeros_like(derivatives)
-                    derivatives[0, 0] = 1
-                    for j in range(min(self.order, known)):
-                        derivatives[j + 1] = (derivatives[j] - before[j]) / (call - last)
-                    last, known = call, known + 1
-                else:
-                    powers = [(call - last) ** j / factorial(j) for j in range(self.order + 1)]
-                    coefficients[call, site] = powers @ derivatives
-        return coefficients
 
 
 def plan(context: PlanContext, params: Params) -> Plan:

@@ -29,7 +29,7 @@ _MODULES = {
     "pruner.select": ("TOLERANCE", "select_schedule"),
     "pruner.train": ("Batch", "TrainConfig", "TrainStep", "train_pruner"),
     "recipes.accelerate": ("Accelerated", "accelerate"),
-    "recipes.compare": ("Comparison", "compare"),
+    "recipes.compare": ("Comparison", "compare", "measured"),
     "recipes.drift": ("drift",),
     "recipes.learn": ("learn",),
     "recipes.recipe": ("Recipe",),

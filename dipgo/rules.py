@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import product
+from math import factorial
 
 import numpy as np
 
@@ -64,6 +65,35 @@ class Forecast:
             others = known[[j for j in distinct if j != k]]
             weights[k] = np.prod((self.times[call] - others) / (known[k] - others))
         return weights
+
+
+@dataclass(frozen=True)
+class Taylor:
+    """The Taylor series of a site's values in the number of calls since it was last computed.
+
+    Its derivatives are backward differences, each divided by the gap between the last two computed calls. So a
+    forecast is a combination of the last `order` + 1 values, or of fewer as long as fewer are known.
+    """
+
+    order: int
+
+    def __call__(self, computed: np.ndarray) -> np.ndarray:
+        coefficients = np.zeros((*computed.shape, self.order + 1))
+        for site, row in enumerate(computed.T):
+            last, known = 0, 0
+            derivatives = np.zeros((self.order + 1,) * 2)  # each as a combination of the last values, newest first
+            for call, runs in enumerate(row):
+                if runs:
+                    before = np.roll(derivatives, 1, axis=1)
+                    derivatives = np.zeros_like(derivatives)
+                    derivatives[0, 0] = 1
+                    for j in range(min(self.order, known)):
+                        derivatives[j + 1] = (derivatives[j] - before[j]) / (call - last)
+                    last, known = call, known + 1
+                else:
+                    powers = [(call - last) ** j / factorial(j) for j in range(self.order + 1)]
+                    coefficients[call, site] = powers @ derivatives
+        return coefficients
 
 
 @dataclass(frozen=True)

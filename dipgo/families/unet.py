@@ -10,6 +10,7 @@ import torch
 from diffusers import UNet2DConditionModel
 from diffusers.models.resnet import ResnetBlock2D
 from diffusers.models.transformers.transformer_2d import Transformer2DModel
+from torch import nn
 
 from dipgo.families.family import Conditioning, Family, like, rows
 
@@ -24,19 +25,19 @@ def _blocks(unet: UNet2DConditionModel) -> tuple[str, ...]:
     return (*down, *mid, *up)
 
 
-def _layers(unet: UNet2DConditionModel, block: str) -> tuple[str, ...]:
-    """The layers of one block in the order of execution: residual and attention layers in turn, then the resampler."""
+def layers(unet: nn.Module, block: str) -> tuple[str, ...]:
+    """Return the layers of a block in order of execution: residual and attention layers in turn, then the resampler."""
     module = unet.get_submodule(block)
     resnets = [f"{block}.resnets.{i}" for i in range(len(module.resnets))]
     attentions = [f"{block}.attentions.{i}" for i in range(len(getattr(module, "attentions", None) or ()))]
-    layers = [name for turn in zip_longest(resnets, attentions) for name in turn if name]
+    found = [name for turn in zip_longest(resnets, attentions) for name in turn if name]
     resamplers = [kind for kind in ("downsamplers", "upsamplers") if getattr(module, kind, None) is not None]
-    return (*layers, *(f"{block}.{kind}.0" for kind in resamplers))
+    return (*found, *(f"{block}.{kind}.0" for kind in resamplers))
 
 
 def _residuals(unet: UNet2DConditionModel) -> tuple[str, ...]:
-    layers = [layer for block in _blocks(unet) for layer in _layers(unet, block)]
-    return tuple(name for name in layers if isinstance(unet.get_submodule(name), (ResnetBlock2D, Transformer2DModel)))
+    found = [layer for block in _blocks(unet) for layer in layers(unet, block)]
+    return tuple(name for name in found if isinstance(unet.get_submodule(name), (ResnetBlock2D, Transformer2DModel)))
 
 
 def _probe(unet: UNet2DConditionModel) -> dict[str, Any]:
@@ -127,7 +128,7 @@ def _is_sd15(config: Any) -> bool:
 
 
 def _family(name: str, **differs: Any) -> Family:
-    common = {"blocks": _blocks, "residuals": _residuals, "layers": _layers, "probe": _probe, "condition": _condition}
+    common = {"blocks": _blocks, "residuals": _residuals, "layers": layers, "probe": _probe, "condition": _condition}
     return Family(name, UNet2DConditionModel, **{**common, **differs})
 
 

@@ -8,7 +8,6 @@ import logging
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -294,21 +293,21 @@ def _is_place(recipe: Any) -> bool:
     return isinstance(recipe, (str, Path))
 
 
-def recipe_of(pipe: Any, component: str, run: Any, costs: CostModel, schedule: Schedule, **known: Any) -> Recipe:
-    """Return the recipe of a schedule for runs like a recorded one.
+def recipe_of(pipe: Any, component: str, form: RunForm, costs: CostModel, schedule: Schedule, **known: Any) -> Recipe:
+    """Return the recipe of a schedule.
 
     pipe: the pipeline.
     component: the denoiser's name in it.
-    run: a `dipgo.recipes.record.Recorded`.
+    form: what the calls of its runs look like.
     costs: graph and MACs of the schedule's sites, as `dipgo.costs_of` gives them.
-    schedule: gets the run's timesteps.
+    schedule: has the timestep of each call.
     known: further fields of the recipe.
 
-    Raises `DipgoError` where the schedule is for another number of calls, or for other sites.
+    Raises `DipgoError` where the schedule has no timesteps, or is for other sites.
     """
-    schedule, graph = replace(schedule, timesteps=run.timesteps), costs.graph
+    graph = costs.graph
     execution = graph.execute(schedule)
-    calls = {"full": run.calls_per_step, "paper": costs.paper_branches * run.calls_per_step / run.branches}
+    calls = {"full": form.calls_per_step, "paper": costs.paper_branches * form.calls_per_step / form.branches}
     macs = {}
     for name, count in calls.items():
         counted: Costs = getattr(costs, name)
@@ -317,7 +316,6 @@ def recipe_of(pipe: Any, component: str, run: Any, costs: CostModel, schedule: S
     flow = {"reads": [sorted(read) for read in graph.reads], "output": sorted(graph.output_reads)}
     if any(graph.streams):
         flow["streams"] = [[list(stream) for stream in streams] for streams in graph.streams]
-    form = RunForm(run.branches, run.calls_per_step, run.grid, run.latent)
     return Recipe(
         target_of(pipe, component), form, schedule, {**flow, "bypassed": graph.bypassed}, **{"macs": macs, **known}
     )

@@ -2,35 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from time import perf_counter
 from typing import Any
 
-import diffusers
 import numpy as np
 from tqdm import tqdm
 
 from dipgo.errors import DipgoError, first_line
-from dipgo.families import denoiser_of
 from dipgo.recipes.accelerate import accelerate
-from dipgo.recipes.fit import spacings
-from dipgo.recipes.learn import STEPS, interval, quiet
+from dipgo.recipes.contestants import CONTESTANTS, Contest, Way
+from dipgo.recipes.learn import interval, quiet, worth
 from dipgo.recipes.recipe import Recipe
 from dipgo.recipes.record import draw, psnr
 from dipgo.sampling import picture_seeds
-from dipgo.schedule import Schedule
-
-SOLVERS = (
-    "DPMSolverMultistepScheduler",
-    "UniPCMultistepScheduler",
-    "DDIMScheduler",
-    "EulerDiscreteScheduler",
-    "FlowMatchEulerDiscreteScheduler",
-    "FlowMatchHeunDiscreteScheduler",
-)
-"""Stock solvers that few steps are drawn with where diffusers says that they can stand in for the pipeline's own."""
 
 
 @dataclass(frozen=True)
@@ -72,8 +59,7 @@ class Comparison:
 def compare(pipe: Any, recipe: Recipe, prompts: Sequence[Any], *, seed: int = 0, **arguments: Any) -> Comparison:
     """Draw the same pictures in several ways, and return their MACs, seconds and PSNR to the dense run.
 
-    The ways are the dense run, the recipe, its gates with the last values held, as many evenly spread calls held, and
-    as many steps of the pipeline's own scheduler and of stock solvers that fit its model.
+    The ways are the dense run, the recipe, and what else its MACs buy (`dipgo.recipes.contestants.CONTESTANTS`).
 
     pipe: the pipeline.
     recipe: one that fits it.
@@ -81,25 +67,44 @@ def compare(pipe: Any, recipe: Recipe, prompts: Sequence[Any], *, seed: int = 0,
     seed: decides their noise.
     arguments: the pipeline's own; what is not given is as the recipe was learned with.
 
-    Raises `DipgoError` where the recipe does not fit.
+    Raises `DipgoError` where the recipe does not fit. A way that cannot be drawn has a row that says why.
     """
-    if isinstance(prompts, (str, Mapping)) or not len(prompts):
-        raise DipgoError("prompts must be a list of at least one picture to compare on")
-    arguments = learned_with(recipe) | arguments
-    pictures = list(zip(prompts, picture_seeds(seed, range(len(prompts))), strict=True))
-    drawing = _Drawing(pipe, recipe, pictures)
+    pictures = _pictures(prompts, seed)
+    contest = Contest(pipe, recipe, prompts, learned_with(recipe) | arguments, seed)
     with quiet(pipe), accelerate(pipe, recipe):
         pass  # refuses what does not fit before anything is drawn
     with quiet(pipe):
-        rows = [drawing.row("dense", arguments)]
-        for label, other in {"recipe": recipe, **_holds(recipe)}.items():
-            rows.append(drawing.row(label, arguments, lambda other=other: accelerate(pipe, other)))
-        if isinstance(arguments.get(STEPS), int):
-            steps = max(1, round(arguments[STEPS] * recipe.computed_calls / recipe.schedule.calls))
-            for label, scheduler in _solvers(pipe):
-                fewer = {**arguments, STEPS: steps}
-                rows.append(drawing.row(f"{steps} steps, {label}", fewer, lambda s=scheduler: _with(pipe, s)))
+        drawing = _Drawing(contest, pictures)
+        rows = [drawing.row(Way("dense", contest.arguments), needed=True)]
+        for name, contestant in CONTESTANTS.items():
+            rows += drawing.rows(name, contestant(contest))
     return Comparison(len(pictures), rows)
+
+
+def measured(pipe: Any, recipe: Recipe, prompts: Sequence[Any], seed: int = 0) -> Recipe:
+    """Return the recipe with its quality on these pictures: the PSNR to the dense run, and that of fewer steps.
+
+    pipe: the pipeline.
+    recipe: one that fits it and says with which arguments to draw, such as one that `Recipe.retimed` has made.
+    prompts: the pictures, as `dipgo.learn` takes them. Take others than those that were learned from.
+    seed: decides their noise.
+
+    Raises `DipgoError` where the recipe does not fit. Warns where fewer steps give as much.
+    """
+    arguments, pictures = learned_with(recipe), _pictures(prompts, seed)
+    with quiet(pipe):
+        with accelerate(pipe, recipe):
+            ours = [draw(pipe, *picture, arguments) for picture in pictures]
+        dense = [draw(pipe, *picture, arguments) for picture in pictures]
+        found = worth(pipe, pictures, arguments, (dense, ours), recipe.computed_calls)
+    return replace(recipe, quality={**recipe.quality, **found})
+
+
+def _pictures(prompts: Sequence[Any], seed: int) -> list[tuple[Any, int]]:
+    """Return the prompt and the seed of each picture."""
+    if isinstance(prompts, (str, Mapping)) or not len(prompts):
+        raise DipgoError("prompts must be a list of at least one picture to draw")
+    return list(zip(prompts, picture_seeds(seed, range(len(prompts))), strict=True))
 
 
 def learned_with(recipe: Recipe) -> dict[str, Any]:
@@ -109,73 +114,53 @@ def learned_with(recipe: Recipe) -> dict[str, Any]:
 
 @dataclass(eq=False)
 class _Drawing:
-    pipe: Any
-    recipe: Recipe
+    contest: Contest
     pictures: Sequence[tuple[Any, int]]
     dense: Sequence[np.ndarray] = ()
 
-    def row(
-        self, label: str, arguments: Mapping[str, Any], context: Callable[[], AbstractContextManager] = nullcontext
-    ) -> Row:
-        """Draw all pictures inside of a context, and return what came of it. The first row is the dense run's."""
-        drawn, form = [], self.recipe.form
-        dense_call = self.recipe.macs["full"][0] / (self.recipe.schedule.calls * form.calls_per_step)
+    def rows(self, name: str, ways: Iterable[Way]) -> Iterator[Row]:
+        """Yield the rows of a contestant, given its name. What fails has a row with the reason, apart from the recipe,
+        whose error the caller gets."""
         try:
-            with context() as run, self._counted() as calls:
-                started = perf_counter()
-                for prompt, seed in tqdm(self.pictures, desc=label, disable=None, leave=False):
-                    drawn.append(draw(self.pipe, prompt, seed, arguments))
-                seconds = (perf_counter() - started) / len(drawn)
-            reported = sum(spent["macs"] for spent in run.report().values()) if run is not None else 0.0
-        except Exception as error:  # a solver that another pipeline's model cannot use raises what it likes
-            if not self.dense or label == "recipe":
+            for way in ways:
+                yield self.row(way, needed=name == "recipe")
+        except DipgoError as error:
+            if name == "recipe":
                 raise
-            return Row(label, 0.0, 0.0, {}, f"not drawn: {first_line(error):.60}")
+            yield _undrawn(name, error)
+
+    def row(self, way: Way, needed: bool = False) -> Row:
+        """Draw all pictures in one way, and return what came of it. The first row is the dense run's. Where `needed`
+        is false, a way that cannot be drawn gives a row with the reason."""
+        drawn, recipe = [], self.contest.recipe
+        dense_call = recipe.macs["full"][0] / (recipe.schedule.calls * recipe.form.calls_per_step)
+        try:
+            with way.context() as run, self._counted() as calls:
+                started = perf_counter()
+                for prompt, seed in tqdm(self.pictures, desc=way.label, disable=None, leave=False):
+                    drawn.append(draw(self.contest.pipe, prompt, seed, way.arguments))
+                seconds = (perf_counter() - started) / len(drawn)
+        except Exception as error:  # a solver that another pipeline's model cannot use raises what it likes
+            if needed:
+                raise
+            return _undrawn(way.label, error)
+        reported = sum(spent["macs"] for spent in run.report().values()) if run is not None else 0.0
         spent = (reported or len(calls) * dense_call) / len(drawn)
         if not self.dense:
             self.dense = drawn
-            return Row(label, spent, seconds, {})
+            return Row(way.label, spent, seconds, {})
         quality = interval([psnr(*pair) for pair in zip(drawn, self.dense, strict=True)])
-        return Row(label, spent, seconds, quality)
+        return Row(way.label, spent, seconds, quality)
 
     @contextmanager
     def _counted(self) -> Iterator[list[None]]:
         calls: list[None] = []
-        denoiser = denoiser_of(self.pipe, self.recipe.target.component)
-        handle = denoiser.register_forward_hook(lambda *_: calls.append(None))
+        handle = self.contest.denoiser.register_forward_hook(lambda *_: calls.append(None))
         try:
             yield calls
         finally:
             handle.remove()
 
 
-def _holds(recipe: Recipe) -> dict[str, Recipe]:
-    """Return the recipe without its coefficients, and with evenly spread calls where whole calls are reused."""
-    schedule = replace(recipe.schedule, coefficients=None)
-    found = {"its calls, held": replace(recipe, schedule=schedule)} if recipe.schedule.coefficients is not None else {}
-    if len(schedule.sites) == 1 and recipe.computed_calls < schedule.calls:
-        even = next(spacings(recipe.computed_calls, schedule.calls))
-        spread = replace(Schedule.skip_calls(schedule.sites, schedule.calls, even), timesteps=schedule.timesteps)
-        found["evenly spread calls, held"] = replace(recipe, schedule=spread)
-    return found
-
-
-def _solvers(pipe: Any) -> Iterator[tuple[str, Any]]:
-    """Yield the pipeline's own scheduler and stock ones that can stand in for it, each with its name."""
-    own = pipe.scheduler
-    yield type(own).__name__.removesuffix("Scheduler"), own
-    fitting = {kind.__name__ for kind in getattr(own, "compatibles", ())}
-    for name in SOLVERS:
-        if name in fitting and name != type(own).__name__:
-            yield name.removesuffix("Scheduler"), getattr(diffusers, name).from_config(own.config)
-
-
-@contextmanager
-def _with(pipe: Any, scheduler: Any) -> Iterator[None]:
-    """In here a pipeline has another scheduler."""
-    own = pipe.scheduler
-    pipe.scheduler = scheduler
-    try:
-        yield
-    finally:
-        pipe.scheduler = own
+def _undrawn(label: str, error: Exception) -> Row:
+    return Row(label, 0.0, 0.0, {}, f"not drawn: {first_line(error):.60}")

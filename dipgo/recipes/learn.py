@@ -127,7 +127,7 @@ class _Learner:
         dense = self.runs(lessons, "dense runs")
         first, self.calls_per_step = dense[0], dense[0].calls_per_step
         count = self.settings.computed(len(first.timesteps))
-        inputs = self.first_inputs(prompts[0])
+        inputs = first_inputs(self.pipe, self.component, prompts[0], self.arguments)
         costs = costs_of(denoiser_of(self.pipe, self.component), (WHOLE_CALL,), inputs)
         schedule = self.best(lessons, dense, count, costs)
         quality = self.quality(scored, schedule, costs, count)
@@ -142,12 +142,7 @@ class _Learner:
             "seconds": round(perf_counter() - started, 3),
         }
         known = {"rule": "recorded", "quality": quality, "provenance": provenance}
-        return recipe_of(self.pipe, self.component, first, costs, schedule, **known)
-
-    def first_inputs(self, picture: Any) -> Mapping[str, Any]:
-        """Return the inputs of the denoiser's first call."""
-        args, kwargs = ((), picture) if isinstance(picture, Mapping) else ((picture,), {})
-        return capture(self.pipe, *args, component=self.component, **kwargs, **self.arguments)
+        return recipe_of(self.pipe, self.component, first.form, costs, schedule, **known)
 
     def best(self, lessons: Sequence, dense: Sequence[Recorded], count: int, costs: CostModel) -> Schedule:
         """Return the best schedule of several spacings, whose coefficients are fitted again to what its runs made."""
@@ -192,19 +187,7 @@ class _Learner:
         """Return what the schedule is worth on pictures, and as many steps as it computes calls beside it."""
         dense = [run.picture for run in self.runs(scored, "held back, dense")]
         ours = [run.picture for run in self.runs(scored, "held back, by the recipe", schedule, costs)]
-        found = interval([psnr(*pair) for pair in zip(ours, dense, strict=True)])
-        if isinstance(self.arguments.get(STEPS), int):
-            fewer = {**self.arguments, STEPS: count}
-            drawn = [draw(self.pipe, prompt, seed, fewer) for prompt, seed in scored]
-            beside = float(np.mean([psnr(*pair) for pair in zip(drawn, dense, strict=True)]))
-            found |= {"steps": count, "steps_psnr": beside}
-            if found["psnr"] <= beside:
-                log.warning(
-                    "nothing was learned that fewer steps do not give: %.2f dB to the dense run, where %s=%d gives "
-                    "%.2f at the same cost; raise the budget, give more pictures, or draw with fewer steps",
-                    *(found["psnr"], STEPS, count, beside),
-                )
-        return found
+        return worth(self.pipe, scored, self.arguments, (dense, ours), count)
 
 
 class _Kept:
@@ -253,6 +236,41 @@ def _schedule(run: Recorded, computed: Sequence[int], coefficients: np.ndarray) 
 def _loss(own: Sequence[Recorded], dense: Sequence[Recorded]) -> float:
     """Return the negative mean PSNR of runs to the dense ones."""
     return -float(np.mean([psnr(run.picture, aim.picture) for run, aim in zip(own, dense, strict=True)]))
+
+
+def first_inputs(pipe: Any, component: str, picture: Any, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the inputs of the denoiser's first call for a picture, given as `draw` takes it."""
+    args, kwargs = ((), picture) if isinstance(picture, Mapping) else ((picture,), {})
+    return capture(pipe, *args, component=component, **kwargs, **arguments)
+
+
+def worth(
+    pipe: Any,
+    pictures: Sequence[tuple[Any, int]],
+    arguments: Mapping[str, Any],
+    drawn: tuple[Sequence[np.ndarray], Sequence[np.ndarray]],
+    count: int,
+) -> dict[str, Any]:
+    """Return what a recipe is worth on pictures (`Recipe.quality`). Warns where fewer steps give as much.
+
+    pictures: the prompt and seed of each.
+    arguments: the pipeline's own.
+    drawn: these pictures drawn densely, and by the recipe.
+    count: how many calls the recipe computes. As many steps of the pipeline's scheduler are drawn beside it.
+    """
+    dense, ours = drawn
+    found = interval([psnr(*pair) for pair in zip(ours, dense, strict=True)])
+    if isinstance(arguments.get(STEPS), int):
+        fewer = {**arguments, STEPS: count}
+        beside = float(np.mean([psnr(draw(pipe, *one, fewer), aim) for one, aim in zip(pictures, dense, strict=True)]))
+        found |= {"steps": count, "steps_psnr": beside}
+        if found["psnr"] <= beside:
+            log.warning(
+                "nothing was learned that fewer steps do not give: %.2f dB to the dense run, where %s=%d gives "
+                "%.2f at the same cost; raise the budget, give more pictures, or draw with fewer steps",
+                *(found["psnr"], STEPS, count, beside),
+            )
+    return found
 
 
 def interval(values: Sequence[float]) -> dict[str, Any]:

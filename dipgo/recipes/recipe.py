@@ -138,6 +138,11 @@ class Recipe:
             if "steps_psnr" in q:
                 text += f"; {q['steps']} steps of the same scheduler: {q['steps_psnr']:.2f} dB"
             lines.append(text)
+        if "retimed" in self.quality:
+            source = self.quality["retimed"]
+            there = f"{source['psnr']:.2f} dB" if "psnr" in source else "an unknown PSNR"
+            text = f"carried over from {source['from_calls']} calls, where it had {there} to the dense run of these"
+            lines.append(text if "psnr" in self.quality else f"{text}; not measured here")
         return "\n".join([*lines, str(self.schedule)])
 
     def to_dict(self) -> dict[str, Any]:

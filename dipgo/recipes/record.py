@@ -19,6 +19,7 @@ from dipgo.errors import DipgoError
 from dipgo.execute.hooks import around
 from dipgo.families import denoiser_of
 from dipgo.recipes.accelerate import Reader, branches_of, grid_of
+from dipgo.recipes.recipe import RunForm
 
 POSITIONS = 16_384  # of an output that are kept of each picture
 NUDGE = 1e-3
@@ -45,6 +46,11 @@ class Recorded:
     @property
     def branches(self) -> int:
         return self.outputs.shape[1]
+
+    @property
+    def form(self) -> RunForm:
+        """What the calls of such a run look like."""
+        return RunForm(self.branches, self.calls_per_step, self.grid, self.latent)
 
 
 def draw(pipe: Any, picture: Any, seed: int, arguments: Mapping[str, Any]) -> np.ndarray:

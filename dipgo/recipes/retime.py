@@ -15,8 +15,8 @@ def retimed(recipe: Any, steps: int) -> Any:
     """Return a recipe that computes as many calls in a run of another number of steps.
 
     The computed calls are those nearest in time to the old ones; each reused call takes its coefficients from the same
-    part of its gap. What that loses is not known until it is measured (`dipgo.compare`), so that the recipe has no
-    quality but a note of where it came from.
+    part of its gap. The recipe's only quality is a note of where it came from and of what it was worth there, until it
+    is measured (`dipgo.measured`).
 
     recipe: a `dipgo.Recipe`.
     steps: the pipeline's `num_inference_steps`.
@@ -49,6 +49,8 @@ def retimed(recipe: Any, steps: int) -> Any:
         low = np.floor(at).astype(int)
         share = (at - low).reshape(-1, *[1] * (held.ndim - 1))
         coefficients[start:end] = (1 - share) * held[low] + share * held[np.minimum(low + 1, before[1] - 1)]
+    source = {"from_calls": schedule.calls, "from_recipe": recipe.digest}
+    source |= {"psnr": recipe.quality["psnr"]} if "psnr" in recipe.quality else {}
     macs = {}
     for name, (dense, spent) in recipe.macs.items():
         macs[name] = (dense / schedule.calls * len(times), spent / len(computed) * len(new))
@@ -62,7 +64,7 @@ def retimed(recipe: Any, steps: int) -> Any:
         schedule=Schedule(schedule.sites, reuse, coefficients, times),
         form=replace(recipe.form, grid=grid),
         macs=macs,
-        quality={"retimed": {"from_calls": schedule.calls, "from_recipe": recipe.digest}},
+        quality={"retimed": source},
         provenance=provenance,
     )
 

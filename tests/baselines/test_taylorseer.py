@@ -16,13 +16,13 @@ from diffusers import CacheMixin, DiffusionPipeline
 from diffusers.hooks import TaylorSeerCacheConfig, apply_taylorseer_cache
 
 from baselines import Plan, PlanContext, method
-from baselines.taylorseer import Taylor
 from benchmarks import ROOT
 from benchmarks.specs.suite import load_suite
 from benchmarks.supply.zoo import ZOO
 from dipgo import CostModel, Diffusion, Inputs, Sampler, family_of, gated, initial_noise, rollout
 from dipgo.costs import RanMacs
 from dipgo.families import DIT, PIXART, SD15
+from dipgo.rules import Taylor
 from tests.conftest import SD_SCHEDULER
 from tests.helpers.contract import instance
 

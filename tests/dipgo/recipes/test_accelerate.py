@@ -36,7 +36,7 @@ def made(pipe, steps, sites=("",)):
     costs = costs_of(pipe.unet, sites, capture(pipe, "a fox", **RUN))
     reuse = np.zeros((steps, len(sites)), dtype=bool)
     reuse[1::2] = True
-    return recipe_of(pipe, "unet", run, costs, Schedule(sites, reuse))
+    return recipe_of(pipe, "unet", run.form, costs, Schedule(sites, reuse, timesteps=run.timesteps))
 
 
 def test_pictures_are_those_of_the_gates(pipe, recipe):

@@ -15,9 +15,12 @@ from PIL import Image
 from benchmarks import ROOT
 from dipgo import Recipe, accelerate, compare
 from dipgo.__main__ import main
+from dipgo.errors import DipgoError
+from dipgo.recipes import contestants
 from dipgo.recipes.compare import learned_with
 from dipgo.recipes.recipe import FILE
 from dipgo.recipes.record import draw
+from dipgo.registry import Registry
 from tests.helpers.pipelines import stable_diffusion
 
 FRESH = """
@@ -91,16 +94,11 @@ def test_it_tells_drift(place, monkeypatch, capsys):
 
 
 def test_it_compares(place, monkeypatch, capsys):
+    some = {name: contestants.CONTESTANTS[name] for name in ("recipe", "held", "few steps")}
+    monkeypatch.setattr("dipgo.recipes.compare.CONTESTANTS", some)
     status, out, _ = run(place, monkeypatch, capsys, "compare", "pipe", "recipe", "--prompts", "prompts.txt")
     assert status == 0
-    for label in (
-        "dense",
-        "recipe",
-        "its calls, held",
-        "evenly spread",
-        "3 steps, DDIM",
-        "3 steps, DPMSolverMultistep",
-    ):
+    for label in ("dense", "recipe", "its calls, held", "3 steps, DDIM", "3 steps, DPMSolverMultistep"):
         assert label in out
 
 
@@ -112,6 +110,24 @@ def test_a_comparison_holds_what_was_spent(place):
     dense = rows["dense"].macs
     assert rows["recipe"].macs == rows["3 steps, DDIM"].macs == pytest.approx(dense / 2)
     assert rows["recipe"].quality["pictures"] == 2 and not rows["dense"].quality and pipe.scheduler is stock
+    spread = [rows[f"evenly spread calls, {how}"] for how in ("held", "Taylor series of order 1")]
+    assert all(row.macs == pytest.approx(dense / 2) for row in spread) and spread[0].quality != spread[1].quality
+    (deepcache,) = (row for label, row in rows.items() if label.startswith("DeepCache, interval "))
+    assert 0 < deepcache.macs <= dense / 2 * (1 + 1e-6) and deepcache.quality["pictures"] == 2
+    (tuned,) = (row for label, row in rows.items() if label.startswith("3 steps, tuned: "))
+    assert tuned.macs == pytest.approx(dense / 2) and tuned.quality["pictures"] == 2
+
+
+def test_a_contestant_is_one_entry_and_one_that_fails_says_why(place, monkeypatch):
+    def fails(contest):
+        yield contest.by("the recipe again", contest.recipe)
+        raise DipgoError("it wants more")
+
+    monkeypatch.setattr("dipgo.recipes.compare.CONTESTANTS", Registry("contestant", {"toy": fails}))
+    pipe = diffusers.DiffusionPipeline.from_pretrained(place / "pipe")
+    dense, again, failed = compare(pipe, Recipe.from_pretrained(place / "recipe"), ["a cow"]).rows
+    assert (dense.label, again.label, failed.label) == ("dense", "the recipe again", "toy")
+    assert again.quality and failed.reason == "not drawn: it wants more"
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,8 @@ import dipgo
 from dipgo.errors import DipgoError
 from dipgo.recipes.fit import fit, spacings
 from dipgo.recipes.learn import _Kept
-from dipgo.recipes.record import draw, record
+from dipgo.recipes.record import draw, psnr, record
+from dipgo.sampling import picture_seeds
 from tests.helpers.pipelines import stable_diffusion
 
 RUN = {"num_inference_steps": 6, "guidance_scale": 4.0, "output_type": "np"}
@@ -142,3 +143,20 @@ def test_a_recipe_carries_over_to_other_steps(pipe):
     assert run.report()["unet"]["calls_run"] == 3
     with pytest.raises(DipgoError, match="too few"):
         recipe.retimed(3)
+
+
+def test_what_other_steps_lose_is_measured(pipe):
+    recipe = dipgo.learn(pipe, PROMPTS[:2], 0.5, **RUN)
+    before = f"carried over from 6 calls, where it had {recipe.quality['psnr']:.2f} dB"
+    assert f"{before} to the dense run of these; not measured here" in str(recipe.retimed(10))
+    longer = dipgo.measured(pipe, recipe.retimed(10), PROMPTS[2:], seed=4)
+    run, seeds = {**RUN, "num_inference_steps": 10}, picture_seeds(4, range(2))
+    with dipgo.accelerate(pipe, longer):
+        ours = [draw(pipe, *picture, run) for picture in zip(PROMPTS[2:], seeds, strict=True)]
+    dense = [draw(pipe, *picture, run) for picture in zip(PROMPTS[2:], seeds, strict=True)]
+    wanted = np.mean([psnr(*pair) for pair in zip(ours, dense, strict=True)])
+    assert longer.quality["psnr"] == pytest.approx(wanted) and longer.quality["steps"] == 3
+    assert before in str(longer) and "not measured" not in str(longer)
+    assert type(recipe).from_dict(longer.to_dict()).quality == longer.quality
+    with pytest.raises(DipgoError, match="prompts must be a list"):
+        dipgo.measured(pipe, longer, "a fox")
