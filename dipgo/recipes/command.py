@@ -50,7 +50,7 @@ def apply(options: argparse.Namespace) -> int:
     from dipgo.recipes.learn import quiet
     from dipgo.recipes.record import draw
 
-    arguments = {**learned_with(recipes[0]), **_arguments(options), "output_type": "np"}
+    arguments = learned_with(recipes[0], **{**_arguments(options), "output_type": "np"})
     pipe = _pipeline(options)
     with quiet(pipe), accelerate(pipe, recipes) as run:
         drawn = draw(pipe, options.prompt, options.seed, arguments)
@@ -108,7 +108,7 @@ def drift(options: argparse.Namespace) -> int:
     from dipgo.recipes.compare import learned_with
     from dipgo.recipes.drift import drift as drifting
 
-    arguments = {**(learned_with(recipes[0]) if recipes else {}), **_arguments(options)}
+    arguments = learned_with(recipes[0], **_arguments(options)) if recipes else _arguments(options)
     pipe = _pipeline(options)
     with accelerate(pipe, recipes) if recipes else nullcontext():
         found = drifting(pipe, prompts, options.store, seed=options.seed, **arguments)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from time import perf_counter
 from typing import Any
@@ -70,7 +69,7 @@ def compare(pipe: Any, recipe: Recipe, prompts: Sequence[Any], *, seed: int = 0,
     Raises `DipgoError` where the recipe does not fit. A way that cannot be drawn has a row that says why.
     """
     pictures = _pictures(prompts, seed)
-    contest = Contest(pipe, recipe, prompts, learned_with(recipe) | arguments, seed)
+    contest = Contest(pipe, recipe, prompts, learned_with(recipe, **arguments), seed)
     with quiet(pipe), accelerate(pipe, recipe):
         pass  # refuses what does not fit before anything is drawn
     with quiet(pipe):
@@ -81,17 +80,18 @@ def compare(pipe: Any, recipe: Recipe, prompts: Sequence[Any], *, seed: int = 0,
     return Comparison(len(pictures), rows)
 
 
-def measured(pipe: Any, recipe: Recipe, prompts: Sequence[Any], seed: int = 0) -> Recipe:
+def measured(pipe: Any, recipe: Recipe, prompts: Sequence[Any], *, seed: int = 0, **arguments: Any) -> Recipe:
     """Return the recipe with its quality on these pictures: the PSNR to the dense run, and that of fewer steps.
 
     pipe: the pipeline.
     recipe: one that fits it and says with which arguments to draw, such as one that `Recipe.retimed` has made.
     prompts: the pictures, as `dipgo.learn` takes them. Take others than those that were learned from.
     seed: decides their noise.
+    arguments: the pipeline's own; what is not given is as the recipe was learned with.
 
     Raises `DipgoError` where the recipe does not fit. Warns where fewer steps give as much.
     """
-    arguments, pictures = learned_with(recipe), _pictures(prompts, seed)
+    arguments, pictures = learned_with(recipe, **arguments), _pictures(prompts, seed)
     with quiet(pipe):
         with accelerate(pipe, recipe):
             ours = [draw(pipe, *picture, arguments) for picture in pictures]
@@ -107,9 +107,15 @@ def _pictures(prompts: Sequence[Any], seed: int) -> list[tuple[Any, int]]:
     return list(zip(prompts, picture_seeds(seed, range(len(prompts))), strict=True))
 
 
-def learned_with(recipe: Recipe) -> dict[str, Any]:
-    """Return the pipeline's arguments that a recipe was learned with, as far as it says."""
-    return dict(recipe.provenance.get("settings", {}).get("arguments", {}))
+def learned_with(recipe: Recipe, **given: Any) -> dict[str, Any]:
+    """Return the pipeline's arguments that a recipe was learned with, as far as it says; those that are given win.
+
+    Raises `DipgoError` where it was learned with others that it cannot hold, such as tensors, and they are not given.
+    """
+    settings = recipe.provenance.get("settings", {})
+    if missing := [name for name in settings.get("other_arguments", ()) if name not in given]:
+        raise DipgoError(f"the recipe was learned with {', '.join(missing)}, which it does not hold; give them again")
+    return {**settings.get("arguments", {}), **given}
 
 
 @dataclass(eq=False)
@@ -132,10 +138,9 @@ class _Drawing:
     def row(self, way: Way, needed: bool = False) -> Row:
         """Draw all pictures in one way, and return what came of it. The first row is the dense run's. Where `needed`
         is false, a way that cannot be drawn gives a row with the reason."""
-        drawn, recipe = [], self.contest.recipe
-        dense_call = recipe.macs["full"][0] / (recipe.schedule.calls * recipe.form.calls_per_step)
+        drawn = []
         try:
-            with way.context() as run, self._counted() as calls:
+            with way.context() as run, self.contest.counted() as calls:
                 started = perf_counter()
                 for prompt, seed in tqdm(self.pictures, desc=way.label, disable=None, leave=False):
                     drawn.append(draw(self.contest.pipe, prompt, seed, way.arguments))
@@ -145,21 +150,12 @@ class _Drawing:
                 raise
             return _undrawn(way.label, error)
         reported = sum(spent["macs"] for spent in run.report().values()) if run is not None else 0.0
-        spent = (reported or len(calls) * dense_call) / len(drawn)
+        spent = (reported or len(calls) * self.contest.dense_call) / len(drawn)
         if not self.dense:
             self.dense = drawn
             return Row(way.label, spent, seconds, {})
         quality = interval([psnr(*pair) for pair in zip(drawn, self.dense, strict=True)])
         return Row(way.label, spent, seconds, quality)
-
-    @contextmanager
-    def _counted(self) -> Iterator[list[None]]:
-        calls: list[None] = []
-        handle = self.contest.denoiser.register_forward_hook(lambda *_: calls.append(None))
-        try:
-            yield calls
-        finally:
-            handle.remove()
 
 
 def _undrawn(label: str, error: Exception) -> Row:

@@ -1,4 +1,7 @@
-"""What a recipe is compared with: other ways of drawing at no more MACs. A new one is one entry of `CONTESTANTS`."""
+"""What a recipe is compared with: other ways of drawing for its MACs. A new one is one entry of `CONTESTANTS`.
+
+Few steps of a solver may cost a little more where it makes extra calls, as PLMS does; tuned ones never do.
+"""
 
 from __future__ import annotations
 
@@ -108,10 +111,30 @@ class Contest:
         pairs = zip(prompts, seeds, strict=True)
         return [(prompt, seed, draw(self.pipe, prompt, seed, self.arguments)) for prompt, seed in pairs]
 
+    @property
+    def dense_call(self) -> float:
+        """The MACs of one call of the denoiser in which everything is computed."""
+        return self.recipe.macs["full"][0] / (self.recipe.schedule.calls * self.recipe.form.calls_per_step)
+
+    @contextmanager
+    def counted(self) -> Iterator[list[None]]:
+        """In here each call of the denoiser adds an entry to the list."""
+        calls: list[None] = []
+        handle = self.denoiser.register_forward_hook(lambda *_: calls.append(None))
+        try:
+            yield calls
+        finally:
+            handle.remove()
+
     def score(self, way: Way) -> float:
-        """Return the mean PSNR in dB of the pictures to tune on."""
-        with way.context():
-            return float(np.mean([psnr(draw(self.pipe, *one, way.arguments), dense) for *one, dense in self.tuning]))
+        """Return the mean PSNR in dB of the pictures to tune on. Raises `DipgoError` for dense calls that cost more
+        than the recipe."""
+        tuning = self.tuning  # drawn before calls are counted
+        with way.context(), self.counted() as calls:
+            found = float(np.mean([psnr(draw(self.pipe, *one, way.arguments), dense) for *one, dense in tuning]))
+        if len(calls) * self.dense_call > self.recipe.macs["full"][1] * len(tuning) * (1 + ROUNDING):
+            raise DipgoError(f"{way.label} costs more than the recipe")
+        return found
 
     def by(self, label: str, recipe: Recipe) -> Way:
         """Return the way of drawing by a recipe."""
@@ -200,10 +223,10 @@ def _tuned_steps(contest: Contest) -> Iterator[Way]:
     for way in tqdm(ways, desc="tuned few steps", disable=None, leave=False):
         try:
             scores.append(contest.score(way))
-        except Exception:  # a solver that another pipeline's model cannot use raises what it likes
+        except Exception:  # it costs too much, or a solver that the model cannot be used with raises what it likes
             scores.append(-np.inf)
     if max(scores) == -np.inf:
-        raise DipgoError(f"none of {len(ways)} configurations draws with this pipeline")
+        raise DipgoError(f"none of {len(ways)} configurations draws with this pipeline at the recipe's MACs")
     yield ways[int(np.argmax(scores))]
 
 

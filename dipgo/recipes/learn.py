@@ -7,7 +7,7 @@ import json
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from time import perf_counter
@@ -131,9 +131,12 @@ class _Learner:
         costs = costs_of(denoiser_of(self.pipe, self.component), (WHOLE_CALL,), inputs)
         schedule = self.best(lessons, dense, count, costs)
         quality = self.quality(scored, schedule, costs, count)
+        stored = {name: value for name, value in self.arguments.items() if _is_plain(value)}
+        others = sorted(self.arguments.keys() - stored)
+        stored = json.loads(json.dumps(stored))
         provenance = {
             "method": "recorded runs",
-            "settings": {**asdict(self.settings), "arguments": json.loads(json.dumps(self.arguments, default=repr))},
+            "settings": {**asdict(self.settings), "arguments": stored, "other_arguments": others},
             "seed": self.settings.seed,
             "prompts": digest_of(list(prompts)),
             "versions": {package.__name__: package.__version__ for package in (torch, diffusers)},
@@ -154,6 +157,9 @@ class _Learner:
                 candidates[computed] = (_loss(own, dense), schedule, own)
         computed = min(candidates, key=lambda each: candidates[each][0])
         loss, schedule, own = candidates[computed]
+        held = replace(schedule, coefficients=None)
+        if (reached := _loss(self.runs(lessons, "held", held, costs), dense)) < loss:
+            loss, schedule = reached, held  # a fit of few calls that differ much may be worse than none
         for number in range(min(PASSES, count)):
             tried = _schedule(dense[0], computed, fit(dense, own, computed, memory))
             own = self.runs(lessons, f"fit {number + 1}", tried, costs)
@@ -236,6 +242,15 @@ def _schedule(run: Recorded, computed: Sequence[int], coefficients: np.ndarray) 
 def _loss(own: Sequence[Recorded], dense: Sequence[Recorded]) -> float:
     """Return the negative mean PSNR of runs to the dense ones."""
     return -float(np.mean([psnr(run.picture, aim.picture) for run, aim in zip(own, dense, strict=True)]))
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether JSON holds a value whole; tensors and pictures it does not."""
+    try:
+        json.dumps(value, allow_nan=False)
+    except (TypeError, ValueError):
+        return False
+    return True
 
 
 def first_inputs(pipe: Any, component: str, picture: Any, arguments: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -115,7 +115,7 @@ def test_a_comparison_holds_what_was_spent(place):
     (deepcache,) = (row for label, row in rows.items() if label.startswith("DeepCache, interval "))
     assert 0 < deepcache.macs <= dense / 2 * (1 + 1e-6) and deepcache.quality["pictures"] == 2
     (tuned,) = (row for label, row in rows.items() if label.startswith("3 steps, tuned: "))
-    assert tuned.macs == pytest.approx(dense / 2) and tuned.quality["pictures"] == 2
+    assert 0 < tuned.macs <= dense / 2 * (1 + 1e-6) and tuned.quality["pictures"] == 2
 
 
 def test_a_contestant_is_one_entry_and_one_that_fails_says_why(place, monkeypatch):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -16,8 +17,11 @@ import torch
 import dipgo
 from benchmarks import ROOT
 from dipgo.errors import DipgoError
+from dipgo.recipes.compare import learned_with
+from dipgo.recipes.learn import NOISE_SEED
 from dipgo.recipes.recipe import load_recipes
-from dipgo.recipes.record import draw
+from dipgo.recipes.record import draw, psnr
+from dipgo.sampling import picture_seeds
 from tests.helpers.stock import STOCK
 
 FRESH = """
@@ -82,6 +86,35 @@ def test_a_run_that_does_not_fit_is_refused_before_its_second_call_ends(learned,
                 pass
         finally:
             stock.pipeline.scheduler = own
+
+
+def test_arguments_that_a_recipe_cannot_hold_are_asked_for_in_one_line(learned):
+    asked = 0
+    for _, folder, run in learned.values():
+        tensors = [name for name, value in run.items() if isinstance(value, torch.Tensor)]
+        if not tensors:
+            continue
+        (recipe,) = load_recipes(folder)
+        with pytest.raises(DipgoError, match=f"learned with .*{tensors[0]}.*; give them again") as refused:
+            learned_with(recipe)
+        assert "\n" not in str(refused.value)
+        assert learned_with(recipe, **run).keys() == run.keys()
+        asked += 1
+    assert asked > 5
+
+
+def test_what_is_learned_is_no_worse_than_holding(learned):
+    """Wan's first transformer runs in few calls, whose fit is far worse than the last value."""
+    stock, folder, run = learned["wan's first transformer"]
+    (recipe,) = load_recipes(folder)
+    seeds = picture_seeds(NOISE_SEED, range(2))  # the pictures that were learned from
+    dense = [draw(stock.pipeline, {}, seed, run) for seed in seeds]
+    found = []
+    for each in (recipe, replace(recipe, schedule=replace(recipe.schedule, coefficients=None))):
+        with dipgo.accelerate(stock.pipeline, each):
+            drawn = [draw(stock.pipeline, {}, seed, run) for seed in seeds]
+        found.append(np.mean([psnr(*pair) for pair in zip(drawn, dense, strict=True)]))
+    assert found[0] >= found[1]
 
 
 def test_branches_and_flow_are_recorded(learned):
