@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
+from baselines.calibration import moved
 from baselines.plan import Plan, PlanContext
 from baselines.preparation import Preparation
 from baselines.threshold import Bisection, ThresholdSearch
@@ -33,8 +34,7 @@ class FirstBlocks(Policy):
     def computes(self, question: Question) -> bool:
         change = question.stream - question.entered
         if question.call >= self.warmup and self.last is not None:
-            moved = (change - self.last).abs().mean() / self.last.abs().mean()
-            if float(moved) <= self.threshold:
+            if moved(self.last, change) <= self.threshold:
                 return False
         self.last = change
         return True

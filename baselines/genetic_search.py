@@ -1,7 +1,7 @@
 """Genetic search (Table 6): schedules at the asked ratio, bred by DEAP's operators.
 
-With the unit "layer" it searches attention and feed-forward layers, in the manner of ECAD
-(https://arxiv.org/abs/2506.15682), which breeds a whole front of ratios at once.
+With the unit "layer", the search runs over attention and feed-forward layers, as that of ECAD does
+(https://arxiv.org/abs/2506.15682). ECAD breeds a whole front of ratios at once; this search serves one ratio.
 """
 
 from __future__ import annotations

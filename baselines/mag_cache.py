@@ -58,7 +58,7 @@ class Params:
     retention: float = 0.2
     """The share of the calls, from the first on, that are computed in any case."""
     learn: Bisection = Bisection()
-    """From which pictures the ratios come, and how the threshold is found."""
+    """Names the pictures that the ratios are measured on, and says how the threshold is found."""
 
 
 def prepares(params: Params) -> tuple[Preparation, ...]:

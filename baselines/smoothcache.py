@@ -25,7 +25,7 @@ EXAMPLES = ({"ratio": 0.2, "learn": {"pictures": 2, "longest": 4}},)
 
 
 @dataclass(frozen=True)
-class Calibration(Pictures):
+class LookAhead(Pictures):
     """Which dense runs to calibrate on, and how far ahead to look."""
 
     pictures: int = 8
@@ -37,7 +37,7 @@ class Calibration(Pictures):
 class HoldingErrors(Lesson):
     """How far a layer's value is from those of the calls before, by kinds of layers."""
 
-    settings: Calibration
+    settings: LookAhead
 
     folder, title, total = "holding", "errors of holding", 1
 
@@ -108,7 +108,7 @@ class Params:
 
     ratio: float
     """The least share of the MACs to prune, of all operations."""
-    learn: Calibration = Calibration()
+    learn: LookAhead = LookAhead()
     """The settings of the calibration."""
 
 

@@ -33,7 +33,7 @@ class ModulatedInput(Policy):
     last call in any case."""
 
     polynomial: tuple[float, ...]
-    """From the relative change of the modulated input to that of the output, the highest power first."""
+    """Turns the relative change of the modulated input into that of the output; coefficients, highest power first."""
     threshold: float
     calls: int
     """How many calls a run has."""
@@ -86,7 +86,7 @@ class Params:
     ratio: float
     """The share of the MACs that is pruned, as a mean over pictures."""
     learn: Bisection = Bisection()
-    """To which pictures the polynomial is fitted, and how the threshold is found."""
+    """Names the pictures that the polynomial is fitted to, and says how the threshold is found."""
 
 
 def prepares(params: Params) -> tuple[Preparation, ...]:

@@ -184,7 +184,7 @@ def _spread(contest: Contest) -> Iterator[Way]:
 
 
 def _deepcache(contest: Contest) -> Iterator[Way]:
-    """In every n-th call a U-Net runs in full, in the others its outermost layers; n is as small as MACs allow."""
+    """A U-Net runs in full in every n-th call, and only its outermost layers run in the others. The MACs decide n."""
     unet = contest.denoiser
     if not hasattr(unet, "down_blocks") or not hasattr(unet, "up_blocks"):
         return
