@@ -21,7 +21,7 @@ from dipgo.execute.hooks import hooked, reentrant
 from dipgo.execute.run import CallHook
 from dipgo.execute.trace import Outcome, Trace
 from dipgo.execute.trajectory import OUTPUT, Trajectory
-from dipgo.execute.values import add, check_branches, combine, mix, residuals, snapshot, subtract
+from dipgo.execute.values import add, check_branches, combine, mix, pushed, residuals, snapshot, subtract
 from dipgo.graph import BlockGraph, Site, Stream, resolve
 from dipgo.schedule import Schedule
 
@@ -120,7 +120,7 @@ class _SiteHook:
             new, shortened = self._compute(forward, shortcut, args, kwargs)
         streams = streams if shortened is None else [shortened]
         value = subtract(new, streams) if self.delta else new
-        shifted = [snapshot(value)] * run.depth if past is None else [snapshot(value), *past[:-1]]
+        shifted = pushed(snapshot(value), past, run.depth)
         if gates is not None and call > 0:
             past = run.past(self.name)
             gate = gates[self.index]

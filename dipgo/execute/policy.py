@@ -18,7 +18,7 @@ from torch import nn
 from dipgo.errors import DipgoError
 from dipgo.execute.hooks import hooked, reentrant
 from dipgo.execute.run import CallHook, Run
-from dipgo.execute.values import add, combine, residuals, snapshot, subtract
+from dipgo.execute.values import add, combine, pushed, residuals, snapshot, subtract
 from dipgo.graph import BlockGraph, Stream
 from dipgo.rules import Forecast
 from dipgo.schedule import Schedule
@@ -152,7 +152,5 @@ class _SiteHook:
             return add(past[0] if run.policy.rule is None else combine(weights, past), streams)
         streams = snapshot(streams)  # some modules add to it in place
         new = forward(*args, **kwargs)
-        value = snapshot(subtract(new, streams))
-        past = run.memory.get(index)
-        run.memory[index] = [value] * run.depth if past is None else [value, *past[:-1]]
+        run.memory[index] = pushed(snapshot(subtract(new, streams)), run.memory.get(index), run.depth)
         return new

@@ -44,6 +44,12 @@ def residuals(module: nn.Module, streams: Sequence[Stream], args: tuple, kwargs:
     return given if shortcut is None else [shortcut(stream) for stream in given]
 
 
+def pushed(value: Any, past: Sequence[Any] | None, depth: int) -> list[Any]:
+    """Return the last `depth` values of a site, newest first: a new one before those of the past. What would precede
+    the first value counts as equal to it."""
+    return [value] * depth if past is None else [value, *past[:-1]]
+
+
 def mix(gate: torch.Tensor, last: Any, new: Any) -> Any:
     """Return g * last + (1 - g) * new for every tensor of a site's value (section 3.3; g is the reuse gate here)."""
     return each(lambda old, fresh: gate * old + (1 - gate) * fresh, last, new)
