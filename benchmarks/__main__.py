@@ -198,10 +198,10 @@ def _run(options: argparse.Namespace) -> int:
     workers = options.workers or (1 if shards().device.type == "cuda" else 2)
     suite = Suite(wanted, options.workspace, records, options.batch, workers, options.minutes)
     failed = suite.run(wanted, fresh=options.fresh)
-    from benchmarks.runs.summary import summary
+    if shards().index == 0:  # of launched processes, the one that writes the records
+        from benchmarks.runs.summary import summary
 
-    if told := summary([spec for spec in wanted if spec.id not in failed], records):
-        print(told)
+        print(summary([spec for spec in wanted if spec.id not in failed], records), end="")
     for name, reason in failed.items():
         print(f"error: {name}: {reason}", file=sys.stderr)
     return SOME_ROWS_ABSENT if failed else 0

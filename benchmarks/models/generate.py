@@ -47,6 +47,12 @@ def noise_seeds(spec: RunSpec, count: int) -> list[int]:
     )
 
 
+def batch_of(plan: Plan, most: int) -> int:
+    """Return how many pictures of a plan are made at once, given the most. A policy decides about a whole batch, so its
+    pictures come one by one."""
+    return most if plan.policy is None else 1
+
+
 @torch.no_grad()
 def sample(model: Model, plan: Plan, captions: Sequence[str], seeds: Sequence[int], guidance: float) -> torch.Tensor:
     """Return images [n, 3, h, w] for n captions and n seeds of noise. White is 1, black is 0; nothing is clamped."""
@@ -75,7 +81,7 @@ class Pictures:
     """The seed of the noise of each picture."""
     guidance: float
     batch: int
-    """How many pictures are made at once."""
+    """How many pictures are made at once at most (see `batch_of`)."""
     title: str
     """What the progress bar says."""
 
@@ -86,12 +92,12 @@ class Pictures:
         """
         paths = image_paths(self.folder, len(self.captions))
         self.folder.mkdir(parents=True, exist_ok=True)
-        wanted = range(len(paths))[part]
+        wanted, batch = range(len(paths))[part], batch_of(plan, self.batch)
         missing = {index for index in wanted if not paths[index].exists()}
         with tqdm(total=len(missing), desc=self.title, unit="image", disable=not missing) as progress:
-            for start in range(0, len(wanted), self.batch):
+            for start in range(0, len(wanted), batch):
                 # Whole batches, also where a run goes on: rounding depends on what else a batch holds.
-                indices = wanted[start : start + self.batch]
+                indices = wanted[start : start + batch]
                 lacking = missing.intersection(indices)
                 if not lacking:
                     continue

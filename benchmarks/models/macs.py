@@ -45,7 +45,7 @@ def decided_cells(plan: Plan, schedules: Sequence[Schedule], branches: int) -> d
     pictures = [by_digest[schedule.digest] for schedule in schedules]
     cells = {}
     for name in pictures[0]:
-        values = [cells[name]["value"] for cells in pictures if name in cells]
+        values = [picture[name]["value"] for picture in pictures if name in picture]
         low, high = min(values), max(values)
         mean = min(max(float(np.mean(values)), low), high)  # rounding must not take it beyond them
         cells[name] = {"value": mean, "n": len(values), "low": low, "high": high}

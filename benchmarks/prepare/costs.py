@@ -44,7 +44,9 @@ def costs_of(spec: RunSpec, plan: Plan, workspace: Path) -> Costs:
             known = values.get(name, 0)
             values[name] = max(known, value) if name.endswith("peak_memory") else known + value
         costs.trace = preparation.trace(data) or costs.trace
-    if "search" in spec.metrics:
+    if "search" in spec.metrics and plan.policy is not None:
+        costs.absent["fitness"] = "no schedule of all pictures: the method decides while it draws"
+    elif "search" in spec.metrics:
         params = method(spec.method).read(spec.params)
         config = getattr(params, "fitness", FitnessConfig())
         values["fitness"] = RunStudio(spec, workspace).loss(plan, config)

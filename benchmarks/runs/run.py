@@ -21,7 +21,7 @@ from benchmarks.machine.jobs import Job, failing, run_jobs
 from benchmarks.machine.provenance import provenance
 from benchmarks.machine.shards import ALONE, shards
 from benchmarks.models import model as models
-from benchmarks.models.generate import pictures_at_once
+from benchmarks.models.generate import batch_of, pictures_at_once
 from benchmarks.prepare import kept
 from benchmarks.prepare.studio import RunStudio
 from benchmarks.runs.assemble import assemble
@@ -244,9 +244,8 @@ class Suite:
         return Task(spec, self.plan(spec), prompts, folder, self._folder(dense), self._batch(spec), converged)
 
     def _batch(self, spec: RunSpec) -> int:
-        """Return how many pictures are made at once. A policy decides about a whole batch, so its pictures come one by
-        one."""
-        return 1 if self.plan(spec).policy else self.batch or pictures_at_once(spec.resolution)
+        """Return how many pictures are made at once."""
+        return batch_of(self.plan(spec), self.batch or pictures_at_once(spec.resolution))
 
     def _time(self, specs: Sequence[RunSpec], failed: dict[str, DipgoError]) -> None:
         """Time all runs that lack it, in turn with their dense references; the reasons of those that fail are added to

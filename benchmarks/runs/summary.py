@@ -22,9 +22,9 @@ def summary(specs: Sequence[RunSpec], records: Path) -> str:
         done = record.find(records, spec.id, spec.digest)
         if done is None:
             continue
-        macs = done.metrics.get("all", {}).get("macs_full")
+        macs = done.cell(record.ALL, "macs_full")
         for prompts in spec.prompts:
             cells = done.metrics.get(prompts, {})
             scores = {name: f"{cells[name]['value']:.{METRICS[name].digits}f}" for name in METRICS if name in cells}
             rows.append({"run": done.id, "prompts": prompts, "GMACs": macs and f"{macs['value'] / 1e9:.3f}", **scores})
-    return f"{tabulate(rows, headers='keys')}\n\nThe records are in {records}." if rows else ""
+    return f"{tabulate(rows, headers='keys')}\n\nThe records are in {records}.\n" if rows else ""

@@ -12,8 +12,9 @@ import torch
 from baselines import Plan, method
 from benchmarks.__main__ import main
 from benchmarks.models import model as models
-from benchmarks.models.generate import image_paths, noise_seeds, sample, schedule_path
+from benchmarks.models.generate import Pictures, image_paths, noise_seeds, sample, schedule_path
 from benchmarks.models.macs import macs_cells
+from benchmarks.prepare.costs import costs_of
 from benchmarks.prepare.studio import RunStudio
 from benchmarks.quality.pictures import load
 from benchmarks.runs.tasks import captions_of
@@ -84,6 +85,23 @@ def test_the_record_holds_what_was_decided_for_each_picture(bench):
     image = sample(model, fixed, captions[:1], noise_seeds(spec, 1), spec.guidance)
     assert latency.time_once(latency.Timed(model, plan, captions[0], spec.guidance))["denoiser"] > 0
     assert torch.equal((image.clamp(0, 1) * 255).round().to(torch.uint8), load(pictures[:1]))
+
+
+def test_pictures_come_one_by_one_whatever_batch_is_asked(bench, tmp_path):
+    done = record.find(bench / "records", "cached")
+    spec = RunSpec.from_json(done.spec)
+    plan, captions = method(spec.method).plan(RunStudio(spec, bench / "runs").context()), captions_of(spec, "classes")
+    asked = Pictures(tmp_path, captions, noise_seeds(spec, 3), spec.guidance, 3, "three at once")
+    drawn = asked.make(models.load(spec), plan)
+    assert all(schedule_path(path).exists() for path in drawn)
+    assert torch.equal(load(drawn), load(image_paths(bench / "runs" / done.digest / "classes", 3)))
+
+
+def test_a_policy_has_no_loss_of_one_schedule(bench):
+    spec = RunSpec.from_json(record.find(bench / "records", "cached").spec)
+    plan = method(spec.method).plan(RunStudio(spec, bench / "runs").context())
+    costs = costs_of(replace(spec, metrics=("macs", "search", "psnr")), plan, bench / "runs")
+    assert "fitness" not in costs.cells and "decides while it draws" in costs.absent["fitness"]
 
 
 def test_a_record_that_contradicts_what_was_decided_is_refused(bench):
