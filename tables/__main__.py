@@ -77,6 +77,19 @@ def _rendered(options: argparse.Namespace) -> Iterator[tuple[str, Path, str | by
             yield name, place(profile, options.out) / file, content
 
 
+def _report(options: argparse.Namespace) -> None:
+    """Write the report, or print the ids of the rows whose pictures it shows."""
+    from tables.report.pages import Sources, shown_runs, write  # not before it is asked for: it loads much
+
+    if options.rows:
+        print("\n".join(shown_runs(options.profile)))
+        return
+    records = place(options.profile, options.records)
+    if not any(records.glob("*.json")):
+        raise DipgoError(f"{records}: no record to report; measure a table first")
+    log.info("%s", write(Sources(options.records, options.profile, options.pictures), options.out))
+
+
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tables")
     commands = parser.add_subparsers(dest="command", required=True)
@@ -95,15 +108,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         if options.command == "report":
-            from tables.report.pages import Sources, shown_runs, write  # not before it is asked for: it loads much
-
-            if options.rows:
-                print("\n".join(shown_runs(options.profile)))
-                return 0
-            records = place(options.profile, options.records)
-            if not any(records.glob("*.json")):
-                raise DipgoError(f"{records}: no record to report; measure a table first")
-            log.info("%s", write(Sources(options.records, options.profile, options.pictures), options.out))
+            _report(options)
             return 0
         for name, path, content in _rendered(options):
             if not options.check:

@@ -83,10 +83,16 @@ def printed_rows(table: Table, paper: pd.DataFrame) -> list[Row]:
     return first + rows
 
 
+def _rows(table: Table, paper: pd.DataFrame) -> list[Row]:
+    """The rows of the first page: those that the paper prints, or all of a table of which it prints no value."""
+    return printed_rows(table, paper) if table.paper_column else table.rows
+
+
 def front_runs(table: Table, paper: pd.DataFrame) -> list[str]:
     """The ids of the runs on the first page: the printed rows, and then what the same MACs buy otherwise."""
-    rows = printed_rows(table, paper) if table.paper_column else table.rows
-    runs = [row.run for row in rows if row.run] + [run for block in table.otherwise for run in block.runs]
+    runs = [row.run for row in _rows(table, paper) if row.run] + [
+        run for block in table.otherwise for run in block.runs
+    ]
     return list(dict.fromkeys(runs))
 
 
@@ -295,12 +301,15 @@ def _caption(page: Page, records: Mapping[str, Record]) -> str:
 def _page(table: Table, cells: Iterable[Cell], paper: pd.DataFrame) -> tuple[Page, list[Row]]:
     """The parts of the first page and its rows."""
     page = Page(table, {(cell.row, cell.dataset, cell.metric): cell for cell in cells}, paper, Footnotes())
-    return page, printed_rows(table, paper) if table.paper_column else table.rows
+    return page, _rows(table, paper)
 
 
 def headline(measured: Measured) -> str:
     """The bold sentence on top of a table's first page; empty where there is nothing to say."""
-    page, rows = _page(measured.table, measured.cells, measured.paper)
+    return _headline(measured, *_page(measured.table, measured.cells, measured.paper))
+
+
+def _headline(measured: Measured, page: Page, rows: list[Row]) -> str:
     if not measured.records:
         return f"Nothing measured: {measured.table.no_record}."
     return finding(page, rows, measured.comparisons)
@@ -311,7 +320,7 @@ def summary(measured: Measured) -> str:
     table, records = measured.table, measured.records
     page, rows = _page(table, measured.cells, measured.paper)
     traits = PROFILES[table.profile]
-    parts = [text for text in (traits.note, headline(measured)) if text]
+    parts = [text for text in (traits.note, _headline(measured, page, rows)) if text]
     parts.append(_rows_section(page, rows))
     parts.append(_caption(page, records))
     if table.otherwise:

@@ -11,9 +11,9 @@ from benchmarks.specs import record
 from benchmarks.specs.profiles import DEFAULT
 from benchmarks.specs.record import Record
 from benchmarks.specs.suite import read_suite
-from dipgo.errors import DipgoError
 from tables.format import Footnotes, csv_text, grid, number, spread
-from tables.load import OF_MODEL, SHARED, SUITES, other_settings
+from tables.full import departed
+from tables.load import SUITES, check_alike, other_settings
 from tables.notes import origin
 from tables.stats import paired_difference
 
@@ -84,18 +84,11 @@ class Entry:
 def entries(suite: Path, folder: Path) -> list[Entry]:
     """Return the contestants of a suite, in its order, with their records.
 
-    Raises `DipgoError` for records of one model that were not measured alike, or whose settings are not the suite's.
+    Raises `DipgoError` for records that cannot stand in one table.
     """
     rows = read_suite(suite)
     found = {run: done for run in rows if (done := record.find(folder, run)) is not None}
-    for run, changed in other_settings(rows, found).items():
-        raise DipgoError(f"{found[run].file}: {', '.join(changed)} is not as in {suite.name}; run it again")
-    of_model: dict[str, Record] = {}
-    for done in found.values():
-        earlier = of_model.setdefault(done.spec["model"], done)
-        for key in (*OF_MODEL, *SHARED):
-            if done.spec.get(key) != earlier.spec.get(key):
-                raise DipgoError(f"{earlier.file} and {done.file} differ in {key}; run one of them again")
+    check_alike(found)
     return [
         Entry(
             str(row["model"]),
@@ -124,7 +117,8 @@ def render_frontier(folder: Path, profile: str = DEFAULT, suite: Path = SUITES /
     measured = [done for entry in known for done in (entry.record, entry.dense) if done]
     devices, days, commits = origin(measured)
     parts.append("\n".join(["## Notes\n", NOTES, *(f"- {line}" for line in marks.lines)]) + "\n")
-    parts.append(f"Measured on {'; '.join(part for part in (devices, days, commits) if part)}.\n")
+    others = departed(other_settings(read_suite(suite), {done.id: done for done in measured}))
+    parts.append(f"Measured on {'; '.join(part for part in (devices, days, commits) if part)}.{others}\n")
     return {f"{FRONTIER}.md": "\n".join(parts), f"{FRONTIER}.csv": csv_text(map(_line, known), CSV_COLUMNS)}
 
 

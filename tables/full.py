@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 from benchmarks.specs.profiles import PROFILES
 from benchmarks.specs.record import Record
@@ -67,12 +68,12 @@ def measured_on(table: Table, records: Mapping[str, Record]) -> str:
         days,
         commits,
     ]
-    return f"Measured on {'; '.join(part for part in parts if part)}.{_departures(table, records)}"
+    return f"Measured on {'; '.join(part for part in parts if part)}.{departed(departures(table, records))}"
 
 
-def _departures(table: Table, records: Mapping[str, Record]) -> str:
-    """Return a sentence that names the settings of records that differ from the suite's; empty if there are none."""
-    by_run = departures(table, records)
+def departed(by_run: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return a sentence that names the settings of records that differ from the suite's, given them by run id; empty if
+    there are none."""
     settings = sorted({f"{key} = {value}" for changed in by_run.values() for key, value in changed.items()})
     return f" **Not the suite's settings**, in {len(by_run)} runs: {', '.join(settings)}." if by_run else ""
 

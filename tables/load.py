@@ -244,13 +244,24 @@ def load_records(table: Table, folder: Path) -> dict[str, Record]:
     for run in (run for row in table.rows for run in row.runs):
         if (published := record.find(folder, run)) is not None:
             records[run] = published
-    first = next(iter(records.values()), None)
-    of_model: dict[str, Record] = {}
     for item in records.values():
         model = item.spec["model"]
         if model not in table.models:
             raise DipgoError(f"{item.file} cannot stand in {table.name}: {unknown('model', model, table.models)}")
-        same_model = of_model.setdefault(model, item)
+    check_alike(records)
+    return records
+
+
+def check_alike(records: Mapping[str, Record]) -> None:
+    """Raise a `DipgoError` for records that cannot stand in one table: the weights, seed, number of pictures, profile
+    or reference of one differ from those of the others.
+
+    records: the records by run id.
+    """
+    first = next(iter(records.values()), None)
+    of_model: dict[str, Record] = {}
+    for item in records.values():
+        same_model = of_model.setdefault(item.spec["model"], item)
         for key, earlier in [*((key, same_model) for key in OF_MODEL), *((key, first) for key in SHARED)]:
             value, expected = item.spec.get(key), earlier.spec.get(key)
             if value != expected:
@@ -261,7 +272,6 @@ def load_records(table: Table, folder: Path) -> dict[str, Record]:
         reference = records.get(item.spec["reference"])
         if reference is not None and reference.digest not in item.spec["needs"]:
             raise DipgoError(f"{item.file} was measured against another run than {reference.file}; run it again")
-    return records
 
 
 def departures(table: Table, records: Mapping[str, Record]) -> dict[str, dict[str, Any]]:

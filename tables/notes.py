@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from benchmarks.specs.profiles import PROFILES
 from benchmarks.specs.record import Record
@@ -48,15 +49,16 @@ def notes(table: Table) -> list[str]:
     return [*table.notes, *general, *(column.note for column in columns if column.note)]
 
 
+def commit_of(stamp: Mapping[str, Any]) -> str:
+    """Return the commit of a provenance, and whether the tree had changes; empty if it knows no commit."""
+    return str(stamp["commit"])[:10] + (" with changes" if stamp.get("dirty") else "") if "commit" in stamp else ""
+
+
 def origin(records: Iterable[Record]) -> tuple[str, str, str]:
     """Return the devices, the first and last day, and the commits of records. A part that no record knows is ""."""
     stamps = [record.provenance for record in records]
     days = sorted(str(stamp["date"])[:10] for stamp in stamps if "date" in stamp)
-    commits = {
-        str(stamp["commit"])[:10] + (" with changes" if stamp.get("dirty") else "")
-        for stamp in stamps
-        if "commit" in stamp
-    }
+    commits = set(map(commit_of, stamps)) - {""}
     devices = {str(stamp["device"]) for stamp in stamps if "device" in stamp}
     return (
         ", ".join(sorted(devices)),

@@ -23,13 +23,12 @@ from benchmarks.quality.fidelity import by_pairs, psnr
 from benchmarks.runs.published import with_schedules_of
 from benchmarks.specs import record
 from benchmarks.specs.files import write_text
-from benchmarks.specs.pictures import SHEETS, SIMILARITY
+from benchmarks.specs.pictures import SHEETS, SIMILARITY, listed
 from benchmarks.specs.record import Record
 from benchmarks.specs.run import RunSpec
 from benchmarks.supply.profiles import source
 from dipgo import rollout
 from dipgo.errors import DipgoError, first_line
-from dipgo.files import read_json
 
 log = logging.getLogger(__name__)
 
@@ -71,7 +70,7 @@ class Gallery:
         self.check(spec)
         captions = source(spec.profile).captions(prompts, spec.model)[: self.count]
         plan, seeds = self.plan(name), noise_seeds(spec, len(captions))
-        batch = 1 if plan.policy else pictures_at_once(spec.resolution)
+        batch = pictures_at_once(spec.resolution)
         return Pictures(folder / name, captions, seeds, spec.guidance, batch, name).make(models.load(spec), plan)
 
     def sheet(self, item: Record, folder: Path) -> dict[str, Any]:
@@ -124,7 +123,7 @@ class Gallery:
         since rows may not be measured yet.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        kept = _read(self.folder / SHEETS)
+        kept = listed(self.folder / SHEETS)
         asked = [self.known[name] for name in names or self.known if name in self.known]
         todo = [item for item in asked if not self._whole(kept.get(item.file, {}))]
         todo.sort(key=lambda item: (item.spec["model"], item.id))  # a model is loaded once
@@ -135,7 +134,7 @@ class Gallery:
                 except (DipgoError, ValueError) as error:
                     kept[item.file] = {"absent": first_line(error)}
                 write_text(self.folder / SHEETS, json.dumps(kept, indent=1) + "\n")
-        probed = _read(self.folder / SIMILARITY)
+        probed = listed(self.folder / SIMILARITY)
         for name in PROBED:
             item = self.known.get(name)
             if item and item.file not in probed:
@@ -149,7 +148,3 @@ class Gallery:
     def _whole(self, line: Mapping[str, Any]) -> bool:
         """Tell whether a line of the list is of a sheet that is there and holds enough pictures."""
         return len(line.get("captions", ())) >= self.count and (self.folder / line["sheet"]).is_file()
-
-
-def _read(path: Path) -> dict[str, Any]:
-    return read_json(path) if path.exists() else {}

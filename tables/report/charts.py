@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import plotly.graph_objects as go
@@ -42,6 +43,7 @@ class Chart:
     html: str
 
 
+@cache
 def load_kinds(path: Path = KINDS) -> list[Kind]:
     """Return the kinds of methods, in the order of the legend."""
     return [construct(Kind, item, f"{path}: kind") for item in read_toml(path)["kind"]]

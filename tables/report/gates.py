@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from PIL import Image
 
-from benchmarks.specs.record import Record
+from benchmarks.specs.record import ALL, Record
 from tables.figures.pareto import load_spec, series_of
 from tables.measured import Measured
 from tables.report.charts import kind_of, load_kinds
@@ -82,7 +82,8 @@ def walls(measured: Iterable[Measured], profile: str) -> list[Wall]:
             if label not in known[item.schedule_digest].labels:
                 known[item.schedule_digest].labels.append(label)
             continue
-        pruned = item.metrics.get("all", {}).get("pruned_ratio", {}).get("value", 0.0)
+        cell = item.cell(ALL, "pruned_ratio")
+        pruned = cell["value"] if cell else 0.0
         place = kinds.index(kind_of(series_of(item, series), kinds))
         known[item.schedule_digest] = GateMap([label], picture_of(schedule["reuse"]), pruned, place)
     return [

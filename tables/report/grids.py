@@ -9,6 +9,7 @@ from benchmarks.specs.record import ALL
 from tables.format import ARROWS, Footnotes
 from tables.full import show
 from tables.measured import Measured
+from tables.notes import commit_of
 from tables.spec import Dataset
 
 SECONDS = ("training_seconds", "search_seconds")
@@ -56,9 +57,8 @@ def provenance(measured: Measured) -> Grid:
     rows = []
     for item in measured.records.values():
         stamp, spec = item.provenance, item.spec
-        commit = str(stamp.get("commit", ""))[:10] + (" with changes" if stamp.get("dirty") else "")
         values = [item.file, spec["model"], spec["revision"][:12], str(spec["limit"]), str(stamp.get("date", ""))[:10]]
-        rows.append([Entry(text, text) for text in (*values, commit, str(stamp.get("device", "")))])
+        rows.append([Entry(text, text) for text in (*values, commit_of(stamp), str(stamp.get("device", "")))])
     headers = ["Record", "Model", "Weights", "Pictures", "Day", "Commit", "Machine"]
     return Grid("Where the numbers come from", headers, rows, [])
 

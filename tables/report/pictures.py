@@ -10,17 +10,16 @@ from statistics import fmean
 from typing import Any
 
 from benchmarks.specs.files import construct, read_toml
-from benchmarks.specs.pictures import SHEETS, SIMILARITY
-from benchmarks.specs.record import Record
-from dipgo.files import read_json
+from benchmarks.specs.pictures import SHEETS, SIMILARITY, listed
+from benchmarks.specs.record import ALL, Record
 from tables.report.charts import Chart, heatmap
 from tables.report.gates import picture_of
 
 FIGURES = Path(__file__).parent / "figures.toml"
 ALIKE = 30.0
-"""From this mean PSNR on, in dB, the report calls pictures alike."""
+"""The report calls pictures alike where their mean PSNR, in dB, is at least this."""
 STEADY = 0.95
-"""From this mean cosine between neighbouring steps on, the report says that features hardly change."""
+"""The report says that features hardly change where neighbouring steps have at least this mean cosine."""
 NOT_DRAWN = "not drawn yet; nox -s report draws it"
 
 
@@ -69,10 +68,7 @@ class Drawn:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.sheets, self.similarity = (self._read(name) for name in (SHEETS, SIMILARITY))
-
-    def _read(self, name: str) -> Mapping[str, Any]:
-        return read_json(self.folder / name) if (self.folder / name).is_file() else {}
+        self.sheets, self.similarity = (listed(folder / name) for name in (SHEETS, SIMILARITY))
 
     def sheet(self, label: str, item: Record | None) -> Sheet:
         """Return the sheet of a record under the label of its row."""
@@ -116,7 +112,7 @@ def figure(spec: Figure, records: Mapping[str, Record], drawn: Drawn, labels: Ma
     sheets = []
     if spec.test in ("alike", "nearest"):
         for item in known:
-            seconds = item.metrics.get("all", {}).get("seconds_end_to_end")
+            seconds = item.cell(ALL, "seconds_end_to_end")
             took = f", {seconds['value']:.2g} s a picture" if seconds else ""
             sheets.append(drawn.sheet(labels.get(item.id, item.id) + took, item))
     verdict = TESTS[spec.test](known, list(matrices.values()))

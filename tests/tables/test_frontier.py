@@ -77,5 +77,5 @@ def test_without_records_and_for_other_profiles_there_is_no_page(tmp_path, folde
 def test_records_that_were_not_measured_alike_are_refused(folder):
     specs = {spec.id: spec for spec in load_suite(SUITE, lambda row: "ffffffff" * 8)}
     record.write(synthetic(specs["frontier-sd-gits-0.80"], 40), folder)
-    with pytest.raises(DipgoError, match="differ in revision; run one of them again"):
+    with pytest.raises(DipgoError, match="has revision .*: they cannot stand in one table; run one of them again"):
         render_frontier(folder)
